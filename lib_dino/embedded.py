@@ -1,0 +1,58 @@
+"""The denoiser that ships with the project, as the core calls any diffusion model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import Tensor
+
+from .correction import Codec, PixelCodec
+from .denoiser import load_denoiser
+from .sampling import SIGMA_DATA, sample, schedule
+
+TileCorrect = Callable[[Tensor, float, Codec], Tensor]
+
+
+class EmbeddedRender:
+    """img2img of tiles with the small pixel-space denoiser.
+
+    Args:
+        folder: the denoiser's `config.json` and weights; None takes the one that ships.
+        device: where it runs.
+    """
+
+    name = "embedded denoiser"
+    tile_px = 640
+    multiple_px = 1
+    channels = 3
+    factor = 1
+    fits_any_tile = True
+
+    def __init__(self, folder: Path | None = None, *, device: str = "cpu") -> None:
+        self._denoiser = load_denoiser(folder, device=device)
+        self._codec = PixelCodec()
+
+    def calls(self, denoise: float, steps: int) -> int:
+        """Model calls for one tile."""
+        return len(schedule(denoise, steps)) - 1
+
+    def __call__(
+        self, tiles: Tensor, noise: Tensor, *, denoise: float, steps: int, correct: TileCorrect, called: Callable[[], None]
+    ) -> Tensor:
+        """Repaint `tiles`, (B, 3, h, w) in [0, 1], from `noise` of the same shape.
+
+        Args:
+            correct: applied to the predicted clean pictures at every call.
+            called: told after every model call.
+        """
+        sigmas = [ratio * SIGMA_DATA for ratio in schedule(denoise, steps)]
+
+        def predict(x: Tensor, sigma: float) -> Tensor:
+            clean = self._denoiser(x, sigma)
+            called()
+            return clean
+
+        start = 2 * tiles - 1 + sigmas[0] * noise
+        clean = sample(start, sigmas, predict, lambda x, ratio: correct(x, ratio, self._codec))
+        return ((clean + 1) / 2).clamp(0, 1)

@@ -1,0 +1,111 @@
+"""DINO guidance: keep a tile's predicted clean picture what the source is, as DINOv2 features see it.
+
+The estimate is compared at the source's own scale (made small by `view`, which the caller gives), so detail
+that the source cannot have is no error: only what would be seen in the source is. The loss is the cosine
+distance of centred patch features, and the step is taken on the predicted clean picture alone (MPGD, He et
+al. 2024), never through the diffusion model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Extract = Callable[[Tensor], Tensor]
+"""A picture (B, 3, H, W) in [0, 1] to its feature grid (B, D, gh, gw); differentiable."""
+
+View = Callable[[Tensor], Tensor]
+"""A predicted clean picture in the model's scale to what the source would show of it, in [0, 1]."""
+
+MAX_STEP = 0.12
+"""Largest root mean square of one correction, relative to the data's spread, at high noise."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a region of the source is to DINO.
+
+    Attributes:
+        features: (1, D, gh, gw) of the region, centred by `mean`.
+        mean: (1, D, 1, 1), the mean feature of the whole source.
+        weight: (1, gh, gw), 0 to 1: how much each patch says; a featureless patch has no direction.
+    """
+
+    features: Tensor
+    mean: Tensor
+    weight: Tensor
+
+
+def mean_feature(grid: Tensor) -> Tensor:
+    """(1, D, gh, gw) to its mean over patches, (1, D, 1, 1)."""
+    return grid.mean((-2, -1), keepdim=True)
+
+
+def make_target(grid: Tensor, mean: Tensor, *, spread: float) -> Target:
+    """The target for a region with feature grid `grid`.
+
+    Args:
+        grid: (1, D, gh, gw), features of the region as the source shows it.
+        mean: (1, D, 1, 1), mean feature of the whole source.
+        spread: mean squared norm of the whole source's centred features.
+    """
+    centred = grid - mean
+    energy = centred.square().sum(1)
+    return Target(centred, mean, energy / (energy + 0.25 * spread + 1e-12))
+
+
+def spread(grid: Tensor) -> float:
+    """Mean squared norm of the centred features of `grid`, (1, D, gh, gw)."""
+    return float((grid - mean_feature(grid)).square().sum(1).mean())
+
+
+def patch_drift(grid: Tensor, target: Target) -> Tensor:
+    """How far each patch is from the target: 1 - cosine of centred features, (B, gh, gw), 0 to 2."""
+    return 1 - torch.nn.functional.cosine_similarity(grid - target.mean, target.features, dim=1)
+
+
+def drift(grid: Tensor, target: Target) -> Tensor:
+    """Weighted mean of `patch_drift` for each picture, (B,)."""
+    weight = target.weight.expand(grid.shape[0], -1, -1)
+    return (weight * patch_drift(grid, target)).sum((-2, -1)) / weight.sum((-2, -1)).clamp(min=1e-12)
+
+
+def guide(
+    clean: Tensor, ratio: float, *, target: Target, view: View, extract: Extract, strength: float, spread: float = 1.0
+) -> Tensor:
+    """One step of `clean` towards its target.
+
+    The step is Polyak's (loss over squared gradient norm: it vanishes with the drift and needs no learning
+    rate; Shen et al. 2024 recommend it for training-free guidance), held inside a trust region that shrinks
+    with the noise, for what is changed late is not cleaned up by the model any more.
+
+    Args:
+        clean: (B, C, h, w), predicted clean picture in the model's scale.
+        ratio: noise-to-signal ratio of this call, above 0.
+        target: what the region should be.
+        view, extract: `clean` to the source's scale, and that to features.
+        strength: 0 to 1; at 0 `clean` itself comes back and nothing is computed.
+        spread: standard deviation of clean data in the model's scale.
+
+    Returns:
+        The corrected picture, in the dtype and on the device of `clean`.
+    """
+    if strength == 0:
+        return clean
+    # Hosts sample in inference mode or under no_grad; a clone made outside of both can carry gradients.
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(clean.device.type, enabled=False):
+        leaf = clean.detach().clone().float().requires_grad_()
+        loss = drift(extract(view(leaf)), target)
+        (gradient,) = torch.autograd.grad(loss.sum(), leaf)
+    step = loss.detach().view(-1, 1, 1, 1) * gradient / _mean_square(gradient, torch.sum).clamp(min=1e-20)
+    size = _mean_square(step, torch.mean).sqrt()
+    limit = MAX_STEP * spread * ratio / (ratio**2 + 1) ** 0.5
+    step = step * (limit / size.clamp(min=1e-20)).clamp(max=1)
+    return (clean.float() - strength * step).to(clean.dtype)
+
+
+def _mean_square(x: Tensor, reduce: Callable[..., Tensor]) -> Tensor:
+    return reduce(x.square(), dim=(1, 2, 3), keepdim=True)
