@@ -17,4 +17,20 @@ Conventions, pinned by `tests/test_conventions.py`:
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .pipeline import Progress, Result, compare, upscale
+    from .settings import Settings
+
 __version__ = "0.1.0"
+
+__all__ = ["Progress", "Result", "Settings", "compare", "upscale"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public names when they are asked for, so that planning needs no torch."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(".settings" if name == "Settings" else ".pipeline", __name__), name)

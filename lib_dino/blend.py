@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -27,10 +28,10 @@ def axis_windows(starts: Sequence[int], tile_px: int, *, feather_px: int) -> Ten
     """
     if len(starts) == 1:
         return torch.ones(1, tile_px, dtype=torch.float64)
-    ramp = min(feather_px, *(a + tile_px - b for a, b in zip(starts, starts[1:], strict=False)))
+    ramp = min(feather_px, *(a + tile_px - b for a, b in pairwise(starts)))
     # Weight i is "past the cut before tile i" less "past the cut after it": they telescope to one, also
     # where three tiles overlap, and stay positive as all ramps are alike.
-    cuts = [(b + a + tile_px - ramp) // 2 for a, b in zip(starts, starts[1:], strict=False)]
+    cuts = [(b + a + tile_px - ramp) // 2 for a, b in pairwise(starts)]
     pixel = torch.arange(tile_px, dtype=torch.float64)
     windows = torch.ones(len(starts), tile_px, dtype=torch.float64)
     for i, start in enumerate(starts):

@@ -13,7 +13,7 @@ from .errors import ImageError
 from .images import Picture, picture_from_pil
 
 MAX_WIDTH_PX: Final = 2112
-_MAX_CELL_PX: Final = 1048  # two such cells fill the width
+_MAX_CELL_PX: Final = 1044  # two such cells fill the width
 _LEAST_CELL_PX: Final = 200  # what a label needs
 _GAP_PX: Final = 8
 _BACKGROUND: Final = (255, 255, 255)
@@ -54,7 +54,7 @@ def most_detailed(picture: Picture, size: tuple[int, int]) -> tuple[slice, slice
     change = F.pad(grey.diff(dim=2).abs(), (0, 0, 0, 1)) + F.pad(grey.diff(dim=3).abs(), (0, 1))
     cell = max(1, min(height, width) // 32)
     coarse = F.avg_pool2d(change, cell, ceil_mode=True)
-    window = tuple(min(side // cell, whole) for side, whole in zip((height, width), coarse.shape[2:], strict=True))
+    window = min(height // cell, coarse.shape[2]), min(width // cell, coarse.shape[3])
     energy = F.avg_pool2d(coarse, window, stride=1)[0, 0]
     row, col = divmod(int(energy.argmax()), energy.shape[1])
     top, left = min(row * cell, picture.size[0] - height), min(col * cell, picture.size[1] - width)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import Tensor
@@ -17,9 +18,11 @@ class Codec(Protocol):
 
     Attributes:
         spread: standard deviation of clean data in the model's scale.
+        exact: `decode` is good enough to be held against the source pixel by pixel.
     """
 
     spread: float
+    exact: bool
 
     def decode(self, clean: Tensor) -> Tensor:
         """(B, C, h, w) in the model's scale to pictures (B, 3, H, W) in [0, 1]; differentiable."""
@@ -27,30 +30,45 @@ class Codec(Protocol):
     def shift(self, clean: Tensor, change: Tensor) -> Tensor:
         """`clean` after its picture has changed by `change`, (B, 3, H, W)."""
 
+    def references(self, count: int) -> Sequence[Tensor | None]:
+        """For each of `count` tiles the source tile in the model's scale, (1, C, h, w).
+
+        What `decode` shows of it is what the estimate is compared with, so that a rough decoder's faults
+        cancel. None compares with the source itself, for a decoder that is exact.
+        """
+
 
 class PixelCodec:
     """For a model that works on pictures in [-1, 1]."""
 
     spread = 0.5
+    exact = True
 
     def decode(self, clean: Tensor) -> Tensor:
+        """[-1, 1] to [0, 1]."""
         return (clean + 1) / 2
 
     def shift(self, clean: Tensor, change: Tensor) -> Tensor:
+        """A change of the picture, in the model's twice as wide scale."""
         return clean + 2 * change.to(clean)
 
+    def references(self, count: int) -> Sequence[Tensor | None]:
+        """None: pixels are exact."""
+        return [None] * count
 
-@dataclass(frozen=True)
+
+@dataclass
 class TileCorrection:
-    """Corrections for one tile.
+    """Corrections for one tile, through all its model calls.
 
     Attributes:
         source: the whole source, (1, 3, H, W) in [0, 1].
         operators: D and U of this tile.
-        consistency: 0 to 1.
+        consistency: 0 to 1; acts where the codec is exact.
         dead_zone: see `consistency.soft`.
         strength: of the guidance, 0 to 1.
-        target, extract: what the tile should be, and to which features; None when guidance is off.
+        extract: a picture to its feature grid; None when guidance is off.
+        target: what a region of the source is to DINO; None when guidance is off.
     """
 
     source: Tensor
@@ -58,18 +76,32 @@ class TileCorrection:
     consistency: float
     dead_zone: float
     strength: float = 0.0
-    target: Target | None = None
     extract: Extract | None = None
+    target: Callable[[Tensor], Target] | None = None
+    _target: Target | None = field(default=None, init=False)
 
-    def __call__(self, clean: Tensor, ratio: float, codec: Codec) -> Tensor:
+    def __call__(self, clean: Tensor, ratio: float, codec: Codec, reference: Tensor | None = None) -> Tensor:
         """`clean`, (1, C, h, w) at noise-to-signal `ratio`, corrected; itself when nothing acts."""
-        if self.strength and self.target is not None and self.extract is not None:
+        if self.strength and self.extract and self.target:
+
+            def view(x: Tensor) -> Tensor:
+                return self.operators.down(codec.decode(x))
+
+            if self._target is None:
+                self._target = self.target(
+                    self.operators.crop(self.source) if reference is None else view(reference)
+                )
             clean = guide(
-                clean, ratio, target=self.target, extract=self.extract, strength=self.strength, spread=codec.spread,
-                view=lambda x: self.operators.down(codec.decode(x)),
+                clean,
+                ratio,
+                target=self._target,
+                view=view,
+                extract=self.extract,
+                strength=self.strength,
+                spread=codec.spread,
             )
         # Consistency comes second: it has the last word on everything the source can tell.
-        if self.consistency:
+        if self.consistency and codec.exact:
             pull = tile_pull(codec.decode(clean), self.source, self.operators, dead_zone=self.dead_zone)
             clean = codec.shift(clean, self.consistency * pull)
         return clean

@@ -11,7 +11,7 @@ x0 + sigma / sigma_start * (y - x0) + sigma * noise, with sigma falling from sig
 
 from __future__ import annotations
 
-
+import json
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,70 @@ from torch import Tensor
 from .errors import ModelError
 
 SIGMA_DATA = 0.5  # standard deviation of pictures in [-1, 1]
-SIGMA_MIN = 0.002  # below this the network's answer no longer changes
+SIGMA_MIN = 0.002  # lower levels are answered as this one
 BLOCK_PX = 2  # side of the pixel block that is folded into channels
 EMBEDDED = Path(__file__).parent / "embedded" / "denoiser"
 FILES = ("config.json", "diffusion_pytorch_model.safetensors")
+
+
+class Denoiser:
+    """A noisy picture and its noise level to the clean picture it most likely came from.
+
+    Attributes:
+        unet: the diffusers network, float32, in evaluation mode.
+    """
+
+    def __init__(self, unet: Any, *, device: str | torch.device = "cpu") -> None:
+        self.unet = unet.to(device, torch.float32, memory_format=torch.channels_last).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """The clean picture, in `x`'s shape, dtype and on its device; any size from 1 x 1.
+
+        Args:
+            x: (B, 3, H, W), picture in [-1, 1] plus noise.
+            sigma: standard deviation of the noise, one for all or (B,); below `SIGMA_MIN` taken as that.
+        """
+        height, width = x.shape[-2:]
+        multiple = multiple_px(self.unet)
+        levels = torch.as_tensor(sigma, dtype=torch.float32).to(self.unet.device).expand(len(x))
+        padded = mirrored(x.to(self.unet.device), -height % multiple, -width % multiple)
+        return predict_clean(self.unet, padded, levels)[..., :height, :width].to(x)
+
+
+def load_denoiser(folder: Path | None = None, *, device: str | torch.device = "cpu") -> Denoiser:
+    """The denoiser in `folder`, or the embedded one.
+
+    Args:
+        folder: holds `FILES`, as diffusers' `save_pretrained` writes them.
+        device: where it is to run.
+
+    Raises:
+        ModelError: a file is missing, damaged, or not a denoiser of this kind.
+    """
+    folder = EMBEDDED if folder is None else Path(folder)
+    for name in FILES:
+        if not (folder / name).is_file():
+            raise ModelError(f"The denoiser needs {' and '.join(FILES)} in {folder}; {name} is not there.")
+    try:
+        config = json.loads((folder / FILES[0]).read_text(encoding="utf-8"))
+        kind, channels = config["_class_name"], config["in_channels"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{folder / FILES[0]} does not describe a diffusers network: {error!r}.") from error
+    if (kind, channels) != ("UNet2DConditionModel", 3 * BLOCK_PX**2):
+        raise ModelError(
+            f"The denoiser in {folder} must be a UNet2DConditionModel with {3 * BLOCK_PX**2} input channels; "
+            f"it is a {kind} with {channels}. Latent-space models cannot be used here."
+        )
+    from diffusers import UNet2DConditionModel
+    from safetensors.torch import load_file
+
+    try:
+        unet = UNet2DConditionModel.from_config(config)
+        unet.load_state_dict(load_file(folder / FILES[1]))
+    except Exception as error:  # whatever safetensors, torch or diffusers make of a damaged file
+        raise ModelError(f"{folder / FILES[1]} does not hold the weights its config.json describes: {error}") from error
+    return Denoiser(unet, device=device)
 
 
 def predict_clean(unet: Any, x: Tensor, sigma: Tensor) -> Tensor:
@@ -51,4 +111,15 @@ def predict_clean(unet: Any, x: Tensor, sigma: Tensor) -> Tensor:
 
 def multiple_px(unet: Any) -> int:
     """Side, in pixels, of which the network's input must be a whole multiple."""
-    return BLOCK_PX * 2 ** (len(unet.config.block_out_channels) - 1)
+    return BLOCK_PX * int(2 ** (len(unet.config.block_out_channels) - 1))
+
+
+def mirrored(x: Tensor, below: int, right: int) -> Tensor:
+    """`x` continued by its own mirror image, as often as it takes for small pictures."""
+    rows, cols = (_mirror(side, side + more, x.device) for side, more in zip(x.shape[-2:], (below, right), strict=True))
+    return x if below == right == 0 else x[..., rows, :][..., cols]
+
+
+def _mirror(side: int, padded: int, device: torch.device) -> Tensor:
+    index = torch.arange(padded, device=device) % (2 * side)
+    return torch.minimum(index, 2 * side - 1 - index)

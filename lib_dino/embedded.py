@@ -7,11 +7,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from .correction import Codec, PixelCodec
+from .correction import PixelCodec
 from .denoiser import load_denoiser
+from .run import TileCorrect
 from .sampling import SIGMA_DATA, sample, schedule
-
-TileCorrect = Callable[[Tensor, float, Codec], Tensor]
 
 
 class EmbeddedRender:
@@ -38,14 +37,16 @@ class EmbeddedRender:
         return len(schedule(denoise, steps)) - 1
 
     def __call__(
-        self, tiles: Tensor, noise: Tensor, *, denoise: float, steps: int, correct: TileCorrect, called: Callable[[], None]
+        self,
+        tiles: Tensor,
+        noise: Tensor,
+        *,
+        denoise: float,
+        steps: int,
+        correct: TileCorrect,
+        called: Callable[[], None],
     ) -> Tensor:
-        """Repaint `tiles`, (B, 3, h, w) in [0, 1], from `noise` of the same shape.
-
-        Args:
-            correct: applied to the predicted clean pictures at every call.
-            called: told after every model call.
-        """
+        """Repaint tiles, as `run.Render` says."""
         sigmas = [ratio * SIGMA_DATA for ratio in schedule(denoise, steps)]
 
         def predict(x: Tensor, sigma: float) -> Tensor:
@@ -55,4 +56,4 @@ class EmbeddedRender:
 
         start = 2 * tiles - 1 + sigmas[0] * noise
         clean = sample(start, sigmas, predict, lambda x, ratio: correct(x, ratio, self._codec))
-        return ((clean + 1) / 2).clamp(0, 1)
+        return self._codec.decode(clean).clamp(0, 1)

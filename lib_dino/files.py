@@ -189,7 +189,7 @@ def _pixel_limit() -> Iterator[None]:
     """Pillow's guard against decompression bombs, moved to `MAX_PIXELS`; it refuses at twice its number."""
     before = Image.MAX_IMAGE_PIXELS
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # metadata's blemishes too: nobody can act on them
         Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
         try:
             yield

@@ -20,6 +20,9 @@ Extract = Callable[[Tensor], Tensor]
 View = Callable[[Tensor], Tensor]
 """A predicted clean picture in the model's scale to what the source would show of it, in [0, 1]."""
 
+NULL_DRIFT = 1e-4
+"""Drift that is only rounding; steps are counted from here, so that what is faithful stays put."""
+
 MAX_STEP = 0.12
 """Largest root mean square of one correction, relative to the data's spread, at high noise."""
 
@@ -100,12 +103,11 @@ def guide(
         leaf = clean.detach().clone().float().requires_grad_()
         loss = drift(extract(view(leaf)), target)
         (gradient,) = torch.autograd.grad(loss.sum(), leaf)
-    step = loss.detach().view(-1, 1, 1, 1) * gradient / _mean_square(gradient, torch.sum).clamp(min=1e-20)
-    size = _mean_square(step, torch.mean).sqrt()
+    excess = (loss.detach() - NULL_DRIFT).clamp(min=0).view(-1, 1, 1, 1)
+    step = excess * gradient / gradient.square().sum((1, 2, 3), keepdim=True).clamp(min=1e-20)
+    size = step.square().mean((1, 2, 3), keepdim=True).sqrt()
     limit = MAX_STEP * spread * ratio / (ratio**2 + 1) ** 0.5
     step = step * (limit / size.clamp(min=1e-20)).clamp(max=1)
-    return (clean.float() - strength * step).to(clean.dtype)
+    corrected: Tensor = clean.float() - strength * step
+    return corrected.to(clean.dtype)
 
-
-def _mean_square(x: Tensor, reduce: Callable[..., Tensor]) -> Tensor:
-    return reduce(x.square(), dim=(1, 2, 3), keepdim=True)

@@ -11,7 +11,7 @@ import io
 import os
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,9 +30,11 @@ from .files import (
     open_picture,
     read_settings_text,
 )
+from .resample import resize
 
 __all__ = [
-    "Picture", "check_writable", "picture_from_pil", "read_picture", "read_settings_text", "write_picture",
+    "Picture", "as_picture", "check_writable", "picture_from_pil", "read_picture", "read_settings_text",
+    "write_picture",
 ]
 
 _OPTIONS: Final[dict[str, dict[str, Any]]] = {
@@ -77,8 +79,14 @@ class Picture:
 
     @property
     def transparent(self) -> bool:
-        """Whether any pixel lets the background through."""
-        return self.alpha is not None and bool((self.alpha < 1).any())
+        """Whether any pixel, once written with 8 bits, lets the background through."""
+        return self.alpha is not None and bool((self.alpha < 1 - 0.5 / 255).any())
+
+    def enlarged(self, pixels: torch.Tensor) -> Picture:
+        """The same picture with new, larger `pixels`, (1, 3, H, W); alpha is resized to fit them."""
+        size = (pixels.shape[2], pixels.shape[3])
+        alpha = None if self.alpha is None else resize(self.alpha, size).clamp(0, 1)
+        return replace(self, pixels=pixels, alpha=alpha)
 
     def to_pil(self) -> Image.Image:
         """An 8-bit PIL image of mode L, LA, RGB or RGBA, with colour profile and EXIF in its `info`."""
@@ -90,6 +98,13 @@ class Picture:
         kept = {"icc_profile": self.icc_profile, "exif": self.exif}
         image.info.update({name: data for name, data in kept.items() if data})
         return image
+
+
+def as_picture(source: Picture | Image.Image | str | os.PathLike[str]) -> Picture:
+    """A `Picture` from what a caller may have: one, a PIL image or a path."""
+    if isinstance(source, Picture):
+        return source
+    return picture_from_pil(source) if isinstance(source, Image.Image) else read_picture(source)
 
 
 def read_picture(path: str | os.PathLike[str]) -> Picture:
@@ -115,7 +130,7 @@ def picture_from_pil(image: Image.Image) -> Picture:
     if image.mode in ("CMYK", "LAB"):
         image, icc_profile = _to_srgb(image, notes), None
     values = _deep_grey(image, notes) if image.mode[0] in "IF" else _eight_bit(image)
-    planes = torch.from_numpy(values).permute(2, 0, 1).unsqueeze(0).contiguous()
+    planes = values.permute(2, 0, 1).unsqueeze(0).contiguous()
     grey, has_alpha = planes.shape[1] < 3, planes.shape[1] in (2, 4)
     colour, alpha = (planes[:, :-1], planes[:, -1:].clone()) if has_alpha else (planes, None)
     pixels = colour.expand(1, 3, *colour.shape[2:]).contiguous()
@@ -188,18 +203,18 @@ def _to_srgb(image: Image.Image, notes: list[str]) -> Image.Image:
     return image.convert("RGB")
 
 
-def _eight_bit(image: Image.Image) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _eight_bit(image: Image.Image) -> torch.Tensor:
     """(H, W, C) float32 in [0, 1]; C is 1 grey, 2 grey with alpha, 3 RGB, 4 RGBA."""
     alpha = image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
     mode = ("L" if image.mode in ("1", "L", "LA", "La") else "RGB") + ("A" if alpha else "")
-    values = np.asarray(image if image.mode == mode else image.convert(mode), dtype=np.float32) / np.float32(255)
-    return values if values.ndim == 3 else values[..., np.newaxis]
+    values = torch.from_numpy(np.array(image if image.mode == mode else image.convert(mode)))
+    return values.reshape(*values.shape[:2], -1).float().div_(255)
 
 
-def _deep_grey(image: Image.Image, notes: list[str]) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _deep_grey(image: Image.Image, notes: list[str]) -> torch.Tensor:
     """(H, W, 1) float32 in [0, 1] from whole numbers up to 65535 or from floats around [0, 1]."""
     white = 1.0 if image.mode == "F" else 65535.0
-    values = np.asarray(image).astype(np.float32) / np.float32(white)
+    values = torch.from_numpy(np.asarray(image).astype(np.float32)).div_(white)
     low, high = float(values.min()), float(values.max())
     # Resampling overshoots a little; anything beyond that is another scale. NaN fails both comparisons.
     if not (low >= -0.5 and high <= 1.5):
@@ -209,7 +224,7 @@ def _deep_grey(image: Image.Image, notes: list[str]) -> np.ndarray[Any, np.dtype
         )
     if low < 0 or high > 1:
         notes.append(f"Values below 0 or above {white:g} are cut off.")
-    return values.clip(0, 1)[..., None]
+    return values.clamp_(0, 1).unsqueeze(2)
 
 
 def _bled(pixels: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ def test_a_schedule_falls_from_the_asked_noise_to_zero():
     levels = schedule(0.37, 20)
     assert levels[0] == pytest.approx(noise_to_signal(0.37 * 999))
     assert levels[-1] == 0
-    assert all(a > b for a, b in zip(levels, levels[1:], strict=False))
+    assert all(a > b for a, b in pairwise(levels))
 
 
 def test_noise_grows_with_denoise_whatever_the_steps():

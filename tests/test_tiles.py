@@ -1,4 +1,5 @@
 import time
+from itertools import pairwise
 
 import pytest
 
@@ -18,7 +19,7 @@ def test_tiles_cover_the_canvas_evenly_and_overlap_enough(size, tile_px, overlap
         assert tile <= min(side, tile_px)
         assert starts[0] == 0
         assert starts[-1] + tile == side
-        gaps = [b - a for a, b in zip(starts, starts[1:], strict=False)]
+        gaps = [b - a for a, b in pairwise(starts)]
         assert all(0 < gap <= tile - overlap_px for gap in gaps)
         assert not gaps or max(gaps) - min(gaps) <= 1
 
@@ -40,7 +41,7 @@ def test_a_latent_model_gets_whole_cells(size):
     assert plan[-1].y1 == size[0]
     assert plan[-1].x1 == size[1]
     for starts, tile in zip((plan.tops, plan.lefts), plan.tile, strict=True):
-        assert all(a + tile - b >= 61 for a, b in zip(starts, starts[1:], strict=False))
+        assert all(a + tile - b >= 61 for a, b in pairwise(starts))
 
 
 def test_shrinking_keeps_the_number_of_tiles_and_saves_pixels():

@@ -15,8 +15,9 @@ Weights are seeded noise, save for straight paths through both networks that mak
 - The UNet answers what a latent differs from its own 3 x 3 blur, plus `--noise` times a random network's answer. Fine
   noise vanishes over the steps, the picture stays, and prompt, neighbourhood and seed each leave a trace in it.
 
-Networks of this kind normalise every feature by its mean and spread. A straight path survives that by travelling in one
-group with a constant far larger than itself, and survives SiLU by riding on an offset where SiLU is the identity.
+Networks of this kind normalise every feature by its group's mean and spread. A straight path survives that as a pair
+(v, -v), whose mean is zero, kept so small that the norm's epsilon outweighs its spread; and it survives SiLU by riding
+on an offset where SiLU is the identity. Single precision is wide enough for that, half precision is not.
 """
 
 from __future__ import annotations
@@ -32,9 +33,11 @@ from torch import Tensor
 
 CONTEXT = 768
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer.text_model."
-CONSTANT = 1000.0  # travels beside a straight path, whose values are near 1
+SMALL = 1e-6  # size of a straight path's values, which would be near 1
 OFFSET = 16.0  # SiLU(16) is 16 to float32's last digit but one
-PATH_STEP = 2  # channels of one normalisation group: 64 channels, 32 groups
+PAIR = 2  # channels of one normalisation group: 64 channels, 32 groups
+UNET_EPSILON, VAE_EPSILON = 1e-5, 1e-6  # of the two networks' normalisations
+HIGHPASS = 1.5  # gain of "latent minus its blur"
 LATENT_SCALE = 0.18215
 RGB_OF_LATENT = ((0.298, 0.207, 0.208), (0.187, 0.286, 0.173), (-0.158, 0.189, 0.264), (-0.184, -0.271, -0.473))
 BLUR = ((1.0, 2.0, 1.0), (2.0, 4.0, 2.0), (1.0, 2.0, 1.0))
@@ -129,59 +132,49 @@ class Weights:
 
 
 def paths(count: int) -> Iterator[tuple[int, int, int]]:
-    """(index, channel, companion) of each straight path."""
-    return ((index, PATH_STEP * index, PATH_STEP * index + 1) for index in range(count))
+    """(index, channel of v, channel of -v) of each straight path."""
+    return ((index, PAIR * index, PAIR * index + 1) for index in range(count))
 
 
-def enter_paths(weights: Weights, name: str, matrix: Tensor) -> None:
-    """Make the 3 x 3 convolution `name` start paths: `matrix` (paths, in) of its input, each beside its constant."""
-    centre = weights.weight(name)
-    for index, channel, companion in paths(len(matrix)):
-        centre[[channel, companion]] = 0.0
-        centre[channel, :, 1, 1] = matrix[index]
-        weights.bias(name)[companion] = CONSTANT
+def enter_paths(weights: Weights, name: str, matrix: Tensor, kernel: Tensor) -> None:
+    """Start paths in the convolution `name`: `matrix` (paths, in) of its input, spread by `kernel` (k, k)."""
+    opening = weights.weight(name)
+    for index, channel, mirrored in paths(len(matrix)):
+        opening[channel] = SMALL * matrix[index, :, None, None] * kernel
+        opening[mirrored] = -opening[channel]
 
 
 def carry_paths(weights: Weights, name: str, kernel: Tensor, count: int, first: int = 0) -> None:
     """Make the convolution `name` hand on its paths, spread by `kernel`, from input channel `first` on."""
     carrier = weights.weight(name)
-    carrier[: PATH_STEP * count] = 0.0
-    for _, channel, companion in paths(count):
+    carrier[: PAIR * count] = 0.0
+    for channel in range(PAIR * count):
         carrier[channel, first + channel] = kernel
-        carrier[companion, first + companion] = kernel
 
 
 def silence_paths(weights: Weights, name: str, count: int) -> None:
     """Keep what the map `name` adds away from the paths."""
-    weights.weight(name)[: PATH_STEP * count] = 0.0
+    weights.weight(name)[: PAIR * count] = 0.0
 
 
-def deafen(weights: Weights, name: str, count: int, first: int = 0) -> None:
-    """Keep the constants beside the paths, from input channel `first` on, out of the map `name`: they would drown all."""
-    for _, _, companion in paths(count):
-        weights.weight(name)[:, first + companion] = 0.0
+def leave_paths(weights: Weights, norm: str, name: str, matrix: Tensor, epsilon: float) -> None:
+    """End the paths in normalisation `norm` of `epsilon`, its SiLU and the convolution `name`: `matrix` (out, paths).
 
-
-def leave_paths(weights: Weights, norm: str, name: str, matrix: Tensor, kernel: Tensor) -> None:
-    """Undo normalisation `norm` and end the paths in the convolution after its SiLU: `matrix` (out, paths).
-
-    A path value v beside the constant C leaves the norm as 2v/C - 1, near enough. Scaled by C/2 and lifted, that is
-    v + OFFSET. `kernel` (3, 3) is laid over it; the lift is taken off by the bias, which is exact away from the border
-    if the kernel reaches further than its centre.
+    Only the kernel's centre is used: the lift it takes off by its bias would be missing beyond the border.
     """
     closing = weights.weight(name)
-    for index, channel, companion in paths(matrix.shape[1]):
-        weights.weight(norm)[channel] = CONSTANT / 2
-        weights.bias(norm)[channel] = CONSTANT / 2 + OFFSET
-        closing[:, [channel, companion]] = 0.0
-        closing[: len(matrix), channel] = matrix[:, index, None, None] * kernel
-    weights.bias(name)[: len(matrix)] -= OFFSET * matrix.sum(dim=1) * kernel.sum()
+    for index, channel, mirrored in paths(matrix.shape[1]):
+        weights.weight(norm)[channel] = epsilon**0.5 / SMALL
+        weights.bias(norm)[channel] = OFFSET
+        closing[:, [channel, mirrored]] = 0.0
+        closing[: len(matrix), channel, 1, 1] = matrix[:, index]
+    weights.bias(name)[: len(matrix)] -= OFFSET * matrix.sum(dim=1)
 
 
-def kernels(size: int) -> tuple[Tensor, Tensor]:
-    """(centre, blur) as (size, size) kernels of sum one."""
-    centre = torch.zeros(size, size)
-    centre[size // 2, size // 2] = 1.0
+def kernels() -> tuple[Tensor, Tensor]:
+    """(centre, blur) as (3, 3) kernels of sum one."""
+    centre = torch.zeros(3, 3)
+    centre[1, 1] = 1.0
     blur = torch.tensor(BLUR)
     return centre, blur / blur.sum()
 
@@ -275,19 +268,13 @@ def add_unet_ascent(weights: Weights, sizes: UNetSizes, kept: list[int]) -> None
 
 def lay_unet_paths(weights: Weights, sizes: UNetSizes, noise: float) -> None:
     """Turn the UNet into a denoiser: latent minus its blur, plus `noise` times what it says by itself."""
-    centre, blur = kernels(3)
-    blocks = len(sizes.multipliers) * (sizes.blocks + 1)
-    last = f"{UNET}output_blocks.{blocks - 1}.0."
+    centre, blur = kernels()
+    last = f"{UNET}output_blocks.{len(sizes.multipliers) * (sizes.blocks + 1) - 1}.0."
     weights.weight(f"{UNET}out.2").mul_(noise)
-    enter_paths(weights, f"{UNET}input_blocks.0.0", torch.eye(4))
-    for _, channel, _ in paths(4):
-        weights.weight(f"{UNET}input_blocks.0.0")[channel, channel // PATH_STEP] = centre - blur
-    deafen(weights, f"{UNET}input_blocks.{sizes.blocks + 1}.0.op", 4)
-    for number in range(blocks - sizes.blocks - 1, blocks):
-        deafen(weights, f"{UNET}output_blocks.{number}.0.skip_connection", 4, first=sizes.channels)
+    enter_paths(weights, f"{UNET}input_blocks.0.0", HIGHPASS * torch.eye(4), centre - blur)
     carry_paths(weights, f"{last}skip_connection", torch.ones(1, 1), 4, first=sizes.channels)
     silence_paths(weights, f"{last}out_layers.3", 4)
-    leave_paths(weights, f"{UNET}out.0", f"{UNET}out.2", torch.eye(4), centre)
+    leave_paths(weights, f"{UNET}out.0", f"{UNET}out.2", torch.eye(4), UNET_EPSILON)
 
 
 def add_vae_middle(weights: Weights, at: str, width: int) -> None:
@@ -329,23 +316,23 @@ def add_vae(weights: Weights, sizes: VAESizes) -> None:
 
 def lay_vae_paths(weights: Weights, sizes: VAESizes) -> None:
     """Turn the autoencoder into 8 x 8 means and back, colours through the usual latent-to-RGB table."""
-    centre, _ = kernels(3)
+    centre, _ = kernels()
     quarter = torch.zeros(3, 3)
     quarter[:2, :2] = 0.25  # the hosts pad on the right and below
     rgb_of_latent = torch.tensor(RGB_OF_LATENT).T * LATENT_SCALE  # (3, 4)
     latent_of_rgb = torch.linalg.pinv(rgb_of_latent)
     for name in [name for name in weights.tensors if name.startswith(VAE) and "conv_out" in name]:
         weights.tensors[name].zero_()
-    enter_paths(weights, f"{VAE}encoder.conv_in", torch.eye(3))
+    enter_paths(weights, f"{VAE}encoder.conv_in", torch.eye(3), centre)
     for level in range(sizes.levels - 1):
         carry_paths(weights, f"{VAE}encoder.down.{level}.downsample.conv", quarter, 3)
         carry_paths(weights, f"{VAE}decoder.up.{level + 1}.upsample.conv", centre, 3)
-    leave_paths(weights, f"{VAE}encoder.norm_out", f"{VAE}encoder.conv_out", latent_of_rgb, centre)
+    leave_paths(weights, f"{VAE}encoder.norm_out", f"{VAE}encoder.conv_out", latent_of_rgb, VAE_EPSILON)
     weights.bias(f"{VAE}encoder.conv_out")[4:] = -30.0  # the log of the variance: no noise
     weights.weight(f"{VAE}quant_conv").copy_(torch.eye(8)[..., None, None])
     weights.weight(f"{VAE}post_quant_conv").copy_(torch.eye(4)[..., None, None])
-    enter_paths(weights, f"{VAE}decoder.conv_in", rgb_of_latent)
-    leave_paths(weights, f"{VAE}decoder.norm_out", f"{VAE}decoder.conv_out", torch.eye(3), centre)
+    enter_paths(weights, f"{VAE}decoder.conv_in", rgb_of_latent, centre)
+    leave_paths(weights, f"{VAE}decoder.norm_out", f"{VAE}decoder.conv_out", torch.eye(3), VAE_EPSILON)
     for name in weights.tensors:
         if name.startswith(VAE) and name.endswith(("conv2.weight", "proj_out.weight")):
             silence_paths(weights, name.removesuffix(".weight"), 3)
