@@ -21,7 +21,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .pipeline import Progress, Result, compare, upscale
+    from .pipeline import Result, compare, upscale
+    from .run import Progress
     from .settings import Settings
 
 __version__ = "0.1.0"
@@ -33,4 +34,5 @@ def __getattr__(name: str) -> Any:
     """Import the public names when they are asked for, so that planning needs no torch."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(".settings" if name == "Settings" else ".pipeline", __name__), name)
+    home = {"Settings": ".settings", "Progress": ".run"}.get(name, ".pipeline")
+    return getattr(import_module(home, __name__), name)

@@ -20,10 +20,11 @@ from .jobs import Job, prepare
 from .settings import Settings
 
 if TYPE_CHECKING:
-    from .pipeline import Progress, Result
+    from .pipeline import Result
+    from .run import Progress
 
 DONE, SOME_FAILED, USAGE, NOTHING_DONE, INTERRUPTED = 0, 1, 2, 3, 130
-_BAR: Final = "{desc}: {percentage:3.0f}%|{bar}| {postfix}, {elapsed} gone, {remaining} left"
+_BAR: Final = "{desc}: {percentage:3.0f}%|{bar}|{postfix}, {elapsed} gone, {remaining} left"
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Options:
 
 
 def say(line: str, *, error: bool = False) -> None:
+    """Print a line at once."""
     stream = sys.stderr if error else sys.stdout
     stream.write(f"{line}\n")
     stream.flush()
@@ -114,9 +116,8 @@ def progress_bar(name: str, *, quiet: bool) -> Iterator[Callable[[Progress], Non
         def show(progress: Progress) -> None:
             if progress.call <= bar.n:  # the next arm of a comparison
                 bar.reset()
-            bar.total = progress.calls
-            bar.set_postfix_str(f"tile {progress.tile}/{progress.tiles}", refresh=False)
-            bar.update(progress.call - bar.n)
+            bar.n, bar.total = progress.call, progress.calls
+            bar.set_postfix_str(f"tile {progress.tile}/{progress.tiles}")
 
         yield show
 

@@ -223,7 +223,7 @@ def _presets_in_words() -> str:
 
 def _report_flag(argv: Sequence[str]) -> list[str]:
     """`--report photo.png` is a report beside the result; argparse would take the photo for its FILE."""
-    following = [*argv[1:], ""]
+    following = [*argv, ""][1:]
     return [
         "--report=" if text == "--report" and not after.lower().endswith(".json") else text
         for text, after in zip(argv, following, strict=True)

@@ -18,7 +18,7 @@ class Codec(Protocol):
 
     Attributes:
         spread: standard deviation of clean data in the model's scale.
-        exact: `decode` is good enough to be held against the source pixel by pixel.
+        exact: `picture` is good enough to be held against the source pixel by pixel.
     """
 
     spread: float
@@ -26,6 +26,9 @@ class Codec(Protocol):
 
     def decode(self, clean: Tensor) -> Tensor:
         """(B, C, h, w) in the model's scale to pictures (B, 3, H, W) in [0, 1]; differentiable."""
+
+    def picture(self, clean: Tensor) -> Tensor:
+        """The same as exactly as can be; only asked for where `exact`."""
 
     def shift(self, clean: Tensor, change: Tensor) -> Tensor:
         """`clean` after its picture has changed by `change`, (B, 3, H, W)."""
@@ -47,6 +50,10 @@ class PixelCodec:
     def decode(self, clean: Tensor) -> Tensor:
         """[-1, 1] to [0, 1]."""
         return (clean + 1) / 2
+
+    def picture(self, clean: Tensor) -> Tensor:
+        """The same."""
+        return self.decode(clean)
 
     def shift(self, clean: Tensor, change: Tensor) -> Tensor:
         """A change of the picture, in the model's twice as wide scale."""
@@ -102,6 +109,6 @@ class TileCorrection:
             )
         # Consistency comes second: it has the last word on everything the source can tell.
         if self.consistency and codec.exact:
-            pull = tile_pull(codec.decode(clean), self.source, self.operators, dead_zone=self.dead_zone)
+            pull = tile_pull(codec.picture(clean), self.source, self.operators, dead_zone=self.dead_zone)
             clean = codec.shift(clean, self.consistency * pull)
         return clean

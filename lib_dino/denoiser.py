@@ -37,6 +37,7 @@ class Denoiser:
 
     def __init__(self, unet: Any, *, device: str | torch.device = "cpu") -> None:
         self.unet = unet.to(device, torch.float32, memory_format=torch.channels_last).eval().requires_grad_(False)
+        self.unet.set_attn_processor(OneToken())
 
     @torch.no_grad()
     def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
@@ -107,6 +108,17 @@ def predict_clean(unet: Any, x: Tensor, sigma: Tensor) -> Tensor:
     answer = unet(folded, 25 * level.flatten().log(), context).sample
     c_skip, c_out = SIGMA_DATA**2 / total**2, level * SIGMA_DATA / total
     return c_skip * x.float() + c_out * F.pixel_shuffle(answer.float(), BLOCK_PX)
+
+
+class OneToken:
+    """Attention processor for a context of one token: whoever looks sees that token's value."""
+
+    def __call__(
+        self, attention: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, *_: object, **__: object
+    ) -> Tensor:
+        """(B, N, C) to (B, N, C), exactly what softmax over one token gives."""
+        seen: Tensor = attention.to_out[0](attention.to_v(encoder_hidden_states))
+        return seen.expand(-1, hidden_states.shape[1], -1)
 
 
 def multiple_px(unet: Any) -> int:

@@ -133,7 +133,8 @@ def _blocks(weights: Weights, backend: Backend) -> tuple[nn.ModuleList, str]:
     for library in ("transformers", "timm") if backend == "auto" else (backend,):
         try:
             blocks = _from_transformers(weights) if library == "transformers" else _from_timm(weights)
-        except (ImportError, RuntimeError) as error:  # RuntimeError: transformers' lazy import failed
+        # AttributeError: transformers before 4.32; RuntimeError: its lazy import failed.
+        except (AttributeError, ImportError, RuntimeError) as error:
             reasons.append(f"{library}: {error}")
             continue
         state = {}

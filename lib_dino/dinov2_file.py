@@ -10,7 +10,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -122,16 +122,22 @@ def read(path: Path) -> Weights:
             config = dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} is damaged or cut short ({error}). Download it again.") from error
-    beside = path.with_name("config.json")
-    if path.name == "model.safetensors" and beside.is_file():
-        try:
-            config |= json.loads(beside.read_text(encoding="utf-8"))
-        except (ValueError, TypeError) as error:
-            raise ModelError(f"{beside} is damaged ({error}). Download it again.") from error
     tensors = _unpacked(raw)
     _check(tensors, path, len(raw))
-    heads = int(config.get("num_attention_heads") or max(1, tensors["cls"].shape[-1] // HEAD_WIDTH))
-    return Weights(tensors, heads)
+    return Weights(tensors, _heads(config, path, tensors["cls"].shape[-1]))
+
+
+def _heads(config: dict[str, Any], path: Path, dim: int) -> int:
+    beside = path.with_name("config.json")
+    try:
+        if path.name == "model.safetensors" and beside.is_file():
+            config |= json.loads(beside.read_text(encoding="utf-8"))
+        heads = int(config.get("num_attention_heads") or max(1, dim // HEAD_WIDTH))
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelError(f"{beside} is damaged ({error}). Download it again.") from error
+    if heads < 1 or dim % heads:
+        raise ModelError(f"Attention heads must divide the width: {path} has {heads} heads for a width of {dim}.")
+    return heads
 
 
 def parts(name: str, gated: bool) -> list[str]:

@@ -31,5 +31,5 @@ class ModelError(DinoError):
     """A network's files are missing, damaged or of another kind."""
 
 
-class Interrupted(DinoError):
+class Interrupted(DinoError):  # noqa: N818 - a wish, not a fault
     """The caller asked to stop before the picture was finished."""

@@ -41,7 +41,7 @@ def open_picture(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     """A file as a lazy PIL image; whatever is wrong with it, inside the block too, is an `ImageError`."""
     _check_source(Path(path))
     try:
-        with _pixel_limit(), Image.open(path) as image:
+        with _pixel_limit(), _no_warnings(), Image.open(path) as image:
             yield image
     except Image.DecompressionBombError as error:
         raise ImageError(
@@ -150,7 +150,7 @@ def exif_bytes(source: bytes | None, *, size: tuple[int, int], text: str, kind: 
     EXIF that is damaged, or too long for a JPEG, is given up for the text.
     """
     if source:
-        with contextlib.suppress(*DAMAGED):
+        with _no_warnings(), contextlib.suppress(*DAMAGED):
             merged = _merged_exif(source, size, text)
             if kind != "JPEG" or len(merged) <= _MAX_EXIF:
                 return merged
@@ -188,13 +188,19 @@ def _check_source(path: Path) -> None:
 def _pixel_limit() -> Iterator[None]:
     """Pillow's guard against decompression bombs, moved to `MAX_PIXELS`; it refuses at twice its number."""
     before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+@contextlib.contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Pillow's remarks on large files and blemished metadata kept from a user, who cannot act on them."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\.")  # metadata's blemishes too: nobody can act on them
-        Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS = before
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        yield
 
 
 def _merged_exif(source: bytes, size: tuple[int, int], text: str) -> bytes:
@@ -207,6 +213,7 @@ def _merged_exif(source: bytes, size: tuple[int, int], text: str) -> bytes:
         return exif.tobytes()
     comment = b"UNICODE\0" + text.encode("utf-16-be")
     photo[_USER_COMMENT] = comment
+    exif[_EXIF_IFD] = photo  # Pillow before 11 writes no directory that was not there
     data = exif.tobytes()
     # Pillow types the entry BYTE (1); EXIF asks for UNDEFINED (7), and A1111's reader insists on it.
     order = ">" if data[6:8] == b"MM" else "<"

@@ -1,9 +1,12 @@
 """DINO guidance: keep a tile's predicted clean picture what the source is, as DINOv2 features see it.
 
 The estimate is compared at the source's own scale (made small by `view`, which the caller gives), so detail
-that the source cannot have is no error: only what would be seen in the source is. The loss is the cosine
-distance of centred patch features, and the step is taken on the predicted clean picture alone (MPGD, He et
-al. 2024), never through the diffusion model.
+that the source cannot have is no error: only what would be seen in the source is. It is compared with the
+features of the same region alone, not with those cut from the whole source: what surrounds a patch colours its
+features, and the same pixels with and without their surroundings are further apart (0.16) than with noise of
+5/255 (0.002), so the cut would drown what is looked for. Only the mean that features are centred by is the whole
+source's. The loss is the cosine distance of centred patch features, and the step is taken on the predicted clean
+picture alone (MPGD, He et al. 2024), never through the diffusion model.
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from .features import centre, confidence, cosine_distance
 
 Extract = Callable[[Tensor], Tensor]
 """A picture (B, 3, H, W) in [0, 1] to its feature grid (B, D, gh, gw); differentiable."""
@@ -55,19 +60,18 @@ def make_target(grid: Tensor, mean: Tensor, *, spread: float) -> Target:
         mean: (1, D, 1, 1), mean feature of the whole source.
         spread: mean squared norm of the whole source's centred features.
     """
-    centred = grid - mean
-    energy = centred.square().sum(1)
-    return Target(centred, mean, energy / (energy + 0.25 * spread + 1e-12))
+    centred = centre(grid, mean)
+    return Target(centred, mean, confidence(centred, spread))
 
 
 def spread(grid: Tensor) -> float:
     """Mean squared norm of the centred features of `grid`, (1, D, gh, gw)."""
-    return float((grid - mean_feature(grid)).square().sum(1).mean())
+    return float(centre(grid).square().sum(1).mean())
 
 
 def patch_drift(grid: Tensor, target: Target) -> Tensor:
     """How far each patch is from the target: 1 - cosine of centred features, (B, gh, gw), 0 to 2."""
-    return 1 - torch.nn.functional.cosine_similarity(grid - target.mean, target.features, dim=1)
+    return cosine_distance(centre(grid, target.mean), target.features)
 
 
 def drift(grid: Tensor, target: Target) -> Tensor:

@@ -11,7 +11,7 @@ import io
 import os
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,18 +30,14 @@ from .files import (
     open_picture,
     read_settings_text,
 )
-from .resample import resize
 
-__all__ = [
-    "Picture", "as_picture", "check_writable", "picture_from_pil", "read_picture", "read_settings_text",
-    "write_picture",
-]
+__all__ = ["Picture", "check_writable", "picture_from_pil", "read_picture", "read_settings_text", "write_picture"]
 
 _OPTIONS: Final[dict[str, dict[str, Any]]] = {
     "PNG": {},
     "JPEG": {"quality": 95, "subsampling": 0},
     "WEBP": {"quality": 95},
-    "TIFF": {"compression": "tiff_adobe_deflate"},
+    "TIFF": {},  # uncompressed: Pillow cannot write EXIF into a compressed one
 }
 
 
@@ -82,12 +78,6 @@ class Picture:
         """Whether any pixel, once written with 8 bits, lets the background through."""
         return self.alpha is not None and bool((self.alpha < 1 - 0.5 / 255).any())
 
-    def enlarged(self, pixels: torch.Tensor) -> Picture:
-        """The same picture with new, larger `pixels`, (1, 3, H, W); alpha is resized to fit them."""
-        size = (pixels.shape[2], pixels.shape[3])
-        alpha = None if self.alpha is None else resize(self.alpha, size).clamp(0, 1)
-        return replace(self, pixels=pixels, alpha=alpha)
-
     def to_pil(self) -> Image.Image:
         """An 8-bit PIL image of mode L, LA, RGB or RGBA, with colour profile and EXIF in its `info`."""
         colour = self.pixels.mean(1, keepdim=True) if self.grey else self.pixels
@@ -98,13 +88,6 @@ class Picture:
         kept = {"icc_profile": self.icc_profile, "exif": self.exif}
         image.info.update({name: data for name, data in kept.items() if data})
         return image
-
-
-def as_picture(source: Picture | Image.Image | str | os.PathLike[str]) -> Picture:
-    """A `Picture` from what a caller may have: one, a PIL image or a path."""
-    if isinstance(source, Picture):
-        return source
-    return picture_from_pil(source) if isinstance(source, Image.Image) else read_picture(source)
 
 
 def read_picture(path: str | os.PathLike[str]) -> Picture:
@@ -183,7 +166,9 @@ def _upright(image: Image.Image, notes: list[str]) -> tuple[Image.Image, bytes |
     """The image turned as its EXIF asks, and the EXIF without that request."""
     try:
         image = ImageOps.exif_transpose(image)
-        return image, image.info.get("exif") or None
+        exif = image.info.get("exif") or None
+        Image.Exif().load(exif or b"")
+        return image, exif
     except DAMAGED:
         notes.append("The EXIF data is damaged and is left out.")
         return image, None

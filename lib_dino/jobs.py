@@ -28,6 +28,7 @@ class Job:
 
     @property
     def files(self) -> list[Path]:
+        """All that is written."""
         return [path for path in (self.out, self.report, self.sheet) if path is not None]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import random
 import time
@@ -80,9 +81,9 @@ def upscale(
         settings = settings.replace(seed=random.SystemRandom().randint(0, MAX_SEED))
     target_size = settings.target_size(picture.size)
     if model is None or isinstance(model, str | os.PathLike):
-        model = EmbeddedRender(None if model is None else Path(model))
+        model = _denoiser(model)
     if dino is None and (settings.guides or measure):
-        dino = load_dinov2(settings.dino_model or None)
+        dino = _features(settings.dino_model or None)
     run = Run(picture.pixels, target_size, settings, model, dino, measure=measure, progress=progress)
     started = time.perf_counter()
     with torch.no_grad():
@@ -96,9 +97,10 @@ def compare(
     settings: Settings | None = None,
     *,
     model: Render | str | os.PathLike[str] | None = None,
+    dino: Dinov2 | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> dict[str, Result]:
-    """The same picture with ever more of the product switched on, same seed.
+    """The same picture with ever more of the product switched on, same seed; arguments as for `upscale`.
 
     Returns:
         Results by label: Lanczos, plain img2img, consistency alone, and the settings as given.
@@ -108,12 +110,12 @@ def compare(
     if settings.seed < 0:
         settings = settings.replace(seed=random.SystemRandom().randint(0, MAX_SEED))
     if model is None or isinstance(model, str | os.PathLike):
-        model = EmbeddedRender(None if model is None else Path(model))
-    dino = load_dinov2(settings.dino_model or None)
+        model = _denoiser(model)
+    dino = dino or _features(settings.dino_model or None)
     arms = {
-        "img2img": settings.replace(consistency=0.0, dino_enabled=False),
-        "img2img + consistency": settings.replace(dino_enabled=False),
-        "img2img + consistency + DINO": settings,
+        "Plain img2img": settings.replace(consistency=0.0, dino_enabled=False),
+        "Consistency alone": settings.replace(dino_enabled=False),
+        "With DINO guidance": settings,
     }
     results = {"Lanczos": _lanczos(picture, settings, model, dino)}
     for label, arm in arms.items():
@@ -128,6 +130,18 @@ def _lanczos(picture: Picture, settings: Settings, model: Render, dino: Dinov2) 
     enlarged = picture_from_pil(picture.to_pil().resize((width, height), PIL.Image.Resampling.LANCZOS))
     run = Run(picture.pixels, (height, width), off, model, dino, measure=True)
     return Result(_like(picture, enlarged.pixels), run.report(enlarged.pixels, 0.0), off)
+
+
+@functools.lru_cache(maxsize=1)
+def _denoiser(folder: str | os.PathLike[str] | None) -> EmbeddedRender:
+    """Loaded once for all pictures of a batch."""
+    return EmbeddedRender(None if folder is None else Path(folder))
+
+
+@functools.lru_cache(maxsize=1)
+def _features(source: str | None) -> Dinov2:
+    """Loaded once for all pictures of a batch."""
+    return load_dinov2(source)
 
 
 def _open(source: Source) -> Picture:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -33,3 +34,27 @@ def detail_ratio(image: Tensor, reference: Tensor) -> float:
     """High-frequency energy of `image` relative to that of `reference`; 1 when neither has any."""
     energy, base = detail_energy(image), detail_energy(reference)
     return energy / base if base > 1e-12 else 1.0 if energy <= 1e-12 else math.inf
+
+
+def seam_ratios(image: Tensor, lines: Sequence[int], *, beside_px: int = 12) -> list[float]:
+    """How much the picture steps across horizontal lines, relative to the lines beside them.
+
+    Args:
+        image: (1, 3, H, W).
+        lines: the first row after each line.
+        beside_px: rows on either side that give the neighbourhood, the nearest two left out.
+
+    Returns:
+        For each line that has a neighbourhood on both sides the mean absolute step from row `line - 1` to
+        row `line`, divided by the mean of those beside it; 1 is no seam, also where nothing steps at all.
+    """
+    steps = (image[..., 1:, :].double() - image[..., :-1, :].double()).abs().mean((0, 1, 3))
+    found = []
+    for line in lines:
+        here = line - 1
+        low, high = here - beside_px, here + beside_px + 1
+        if low < 0 or high > len(steps):
+            continue
+        beside = torch.cat([steps[low : here - 1], steps[here + 2 : high]]).mean()
+        found.append(float(steps[here] / beside) if beside > 1e-9 else 1.0 + float(steps[here]))
+    return found

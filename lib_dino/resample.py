@@ -46,6 +46,7 @@ class AxisOperators:
 
     @property
     def span(self) -> slice:
+        """The source pixels that the tile determines."""
         return slice(self.first, self.first + self.down.shape[0])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -96,6 +96,9 @@ class Run:
         measure: have the report measure drift.
         progress: told after every model call.
         preview: shown the whole canvas after every batch of tiles.
+        mask: where the picture may change, (1, 1, *target_size) in [0, 1]; None is everywhere. Elsewhere the
+            enlarged source stays, and tiles that lie there alone are left out.
+        starting: told which tiles come next, before every batch of tiles.
         stopped: set when the model gave up on the user's wish; what was done by then is kept.
     """
 
@@ -108,6 +111,8 @@ class Run:
     measure: bool = False
     progress: Callable[[Progress], None] | None = None
     preview: Callable[[Tensor], None] | None = None
+    mask: Tensor | None = None
+    starting: Callable[[Sequence[Tile]], None] | None = None
     stopped: bool = False
     _seconds: dict[Tile, float] = field(default_factory=dict)
     _call: int = 0
@@ -117,7 +122,7 @@ class Run:
         self._noise_level = source_noise(self.source)
         self._dead_zone = dead_zone(self._noise_level)
         self._plain = resize(self.source, self.target_size).clamp(0, 1)
-        self._base = self._plain if self.enlarged is None else self.enlarged
+        self.base = self._plain if self.enlarged is None else self.enlarged
         self.plan: TilePlan = plan_tiles(
             padded_size(self.target_size, model.multiple_px),
             tile_px=settings.tile_size or max(model.tile_px, 2 * settings.overlap),
@@ -125,23 +130,29 @@ class Run:
             multiple_px=model.multiple_px,
             shrink=model.fits_any_tile and not settings.tile_size,
         )
+        mask = self.mask
+        self._wanted: Sequence[Tile] = (
+            self.plan if mask is None else [t for t in self.plan if bool(mask[..., t.rows, t.cols].any())]
+        )
         self._calls = model.calls(settings.denoise, settings.steps)
         if self.dino is not None:
-            whole = feature_grid(self.dino, self.source)
+            whole = self._extract(self.source)
             self._mean, self._spread = mean_feature(whole), spread(whole)
 
     @property
     def calls(self) -> int:
         """Model calls of the whole run."""
-        return self._calls * -(-len(self.plan) // self.settings.tile_batch_size)
+        return self._calls * -(-len(self._wanted) // self.settings.tile_batch_size)
 
     def render(self) -> Tensor:
         """The finished picture, (1, 3, H, W) in [0, 1]; unfinished tiles show the enlarged source."""
         height, width = self.target_size
-        base = _pad(self._base, self.plan.size)
+        base = _pad(self.base, self.plan.size)
         canvas = Canvas(base, self.plan, feather_px=self.settings.overlap)
         noise = self._noise() if self._calls else base
         for tiles in self._batches() if self._calls else ():
+            if self.starting:
+                self.starting(tiles)
             images = self._repaint(tiles, base, noise)
             if images is None:
                 self.stopped = True
@@ -151,9 +162,8 @@ class Run:
             if self.preview:
                 self.preview(canvas.result()[..., :height, :width])
         done = canvas.result()[..., :height, :width]
-        return back_project(
-            done, self.source, strength=self.settings.consistency, dead_zone=self._dead_zone
-        )
+        done = back_project(done, self.source, strength=self.settings.consistency, dead_zone=self._dead_zone)
+        return done if self.mask is None else torch.lerp(self.base, done, self.mask)
 
     def report(self, image: Tensor, seconds: float) -> Report:
         """What was done, with drift when `measure` is set; `image` is the finished picture."""
@@ -173,9 +183,9 @@ class Run:
         )
 
     def _batches(self) -> Iterator[list[Tile]]:
-        size = self.settings.tile_batch_size
-        for start in range(0, len(self.plan), size):
-            yield list(self.plan[start : start + size])
+        wanted, size = self._wanted, self.settings.tile_batch_size
+        for start in range(0, len(wanted), size):
+            yield list(wanted[start : start + size])
 
     def _noise(self) -> Tensor:
         """One field for the whole canvas: where tiles overlap they start from the same noise."""
@@ -205,9 +215,10 @@ class Run:
 
     def _called(self) -> None:
         self._call += 1
-        done = min(self._call // self._calls * self.settings.tile_batch_size, len(self.plan))
+        tiles, calls = len(self._wanted), self.calls
+        done = min(self._call // self._calls * self.settings.tile_batch_size, tiles)
         if self.progress:
-            self.progress(Progress(done, len(self.plan), self._call, max(self.calls, self._call)))
+            self.progress(Progress(done, tiles, self._call, max(calls, self._call)))
 
     def _correction(self, tile: Tile) -> TileCorrection:
         operators = tile_operators(_size(self.source), self.target_size, tile.rows, tile.cols)
@@ -224,10 +235,11 @@ class Run:
 
     def _extract(self, image: Tensor) -> Tensor:
         assert self.dino is not None, "features are asked for, but no network was given"
-        return feature_grid(self.dino, image)
+        # The network may live elsewhere than the picture.
+        return feature_grid(self.dino, image.to(self.dino.positions.device)).to(image.device)
 
     def _target(self, region: Tensor) -> Target:
-        return make_target(self._extract(region), self._mean, spread=self._spread)
+        return make_target(self._extract(region), self._mean.to(region.device), spread=self._spread)
 
     def _tile_report(self, tile: Tile, image: Tensor) -> TileReport:
         box = (tile.y0, tile.x0, min(tile.y1, self.target_size[0]), min(tile.x1, self.target_size[1]))

@@ -84,7 +84,7 @@ class Settings:
     )
     megapixels: float = _knob(
         0.0, "Megapixels", "DINO megapixels", "Size of the result in millions of pixels; 0 follows the scale.",
-        low=0.000001, high=10_000.0, step=0.1, unit="MP", unset=0,
+        low=0.001, high=10_000.0, step=0.1, unit="MP", unset=0,
     )
     denoise: float = _knob(
         0.2, "Denoise", "DINO denoise", "How much the diffusion model may repaint; 0 leaves it out.",

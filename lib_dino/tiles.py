@@ -20,10 +20,12 @@ class Tile:
 
     @property
     def rows(self) -> slice:
+        """Its rows."""
         return slice(self.y0, self.y1)
 
     @property
     def cols(self) -> slice:
+        """Its columns."""
         return slice(self.x0, self.x1)
 
     @property

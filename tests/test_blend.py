@@ -5,7 +5,14 @@ from torch.testing import assert_close
 from lib_dino.blend import Canvas, axis_windows
 from lib_dino.tiles import plan_tiles
 
-CASES = [((40, 56), 24, 8), ((24, 24), 24, 0), ((41, 73), 24, 16), ((8, 100), 24, 8), ((1, 1), 24, 8), ((90, 31), 30, 29)]
+CASES = [
+    ((40, 56), 24, 8),
+    ((24, 24), 24, 0),
+    ((41, 73), 24, 16),
+    ((8, 100), 24, 8),
+    ((1, 1), 24, 8),
+    ((90, 31), 30, 29),
+]
 
 
 @pytest.mark.parametrize("feather_px", [0, 5, 8, 64])

@@ -31,7 +31,9 @@ def test_more_strength_is_more_consistent(generator):
     truth = scene(generator)
     source = resize(truth, (48, 64)).clamp(0, 1)
     drifted = (truth + 0.2 * scene(generator) - 0.1).clamp(0, 1)
-    figures = [psnr(resize(back_project(drifted, source, strength=s), (48, 64)), source) for s in (0, 0.25, 0.5, 0.75, 1)]
+    figures = [
+        psnr(resize(back_project(drifted, source, strength=s), (48, 64)), source) for s in (0, 0.25, 0.5, 0.75, 1)
+    ]
     assert figures == sorted(figures)
 
 

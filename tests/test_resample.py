@@ -6,8 +6,17 @@ from torch.testing import assert_close
 
 from lib_dino.resample import resize, tile_operators
 
-PAIRS = [((100, 80), (50, 40)), ((37, 53), (74, 106)), ((40, 30), (61, 77)), ((1, 1), (8, 8)), ((1, 50), (3, 150)),
-         ((50, 1), (150, 3)), ((100, 2), (50, 1)), ((64, 64), (64, 64)), ((9, 7), (1, 1))]
+PAIRS = [
+    ((100, 80), (50, 40)),
+    ((37, 53), (74, 106)),
+    ((40, 30), (61, 77)),
+    ((1, 1), (8, 8)),
+    ((1, 50), (3, 150)),
+    ((50, 1), (150, 3)),
+    ((100, 2), (50, 1)),
+    ((64, 64), (64, 64)),
+    ((9, 7), (1, 1)),
+]
 
 
 @pytest.mark.parametrize(("size", "target"), PAIRS)
@@ -18,7 +27,9 @@ def test_resize_is_pillows_bicubic(size, target, generator):
     assert_close(resize(image, target)[1, 2], torch.from_numpy(np.asarray(plane).copy()), atol=3e-6, rtol=0)
 
 
-@pytest.mark.parametrize(("size", "target"), [((60, 45), (150, 113)), ((40, 40), (80, 80)), ((33, 20), (33, 20)), ((5, 9), (40, 72))])
+@pytest.mark.parametrize(
+    ("size", "target"), [((60, 45), (150, 113)), ((40, 40), (80, 80)), ((33, 20), (33, 20)), ((5, 9), (40, 72))]
+)
 def test_operators_of_the_whole_picture_are_the_resize(size, target, generator):
     source = torch.rand(1, 3, *size, generator=generator)
     large = torch.rand(1, 3, *target, generator=generator)

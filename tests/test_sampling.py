@@ -15,7 +15,9 @@ def test_noise_levels_are_sd15s():
     assert noise_to_signal(200.5) == pytest.approx(math.sqrt(noise_to_signal(200) * noise_to_signal(201)))
 
 
-@pytest.mark.parametrize(("denoise", "steps", "calls"), [(0.2, 20, 5), (0.5, 28, 15), (1.0, 20, 20), (0.01, 20, 1), (0, 20, 0)])
+@pytest.mark.parametrize(
+    ("denoise", "steps", "calls"), [(0.2, 20, 5), (0.5, 28, 15), (1.0, 20, 20), (0.01, 20, 1), (0, 20, 0)]
+)
 def test_calls_follow_the_hosts_count(denoise, steps, calls):
     assert len(schedule(denoise, steps)) - 1 == calls
 

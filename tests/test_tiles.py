@@ -77,8 +77,12 @@ def test_a_hundred_thousand_pixels_a_side_plan_in_milliseconds():
 @pytest.mark.parametrize(("tile_px", "overlap_px"), [(64, 64), (64, -1), (4, 0)])
 def test_an_impossible_overlap_is_refused(tile_px, overlap_px):
     with pytest.raises(SettingsError, match=str(overlap_px)):
-        plan_tiles((100, 100) if tile_px > 4 else (104, 104), tile_px=tile_px, overlap_px=overlap_px,
-                   multiple_px=1 if tile_px > 4 else 8)
+        plan_tiles(
+            (100, 100) if tile_px > 4 else (104, 104),
+            tile_px=tile_px,
+            overlap_px=overlap_px,
+            multiple_px=1 if tile_px > 4 else 8,
+        )
 
 
 def test_padding_goes_up_to_the_next_multiple():

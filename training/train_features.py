@@ -19,7 +19,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -53,12 +53,21 @@ CONFIG = {
 # --- pictures and views -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Picture:
     """A training picture: uint8 (3, H, W), again and again smaller by `SHRINK`."""
 
     levels: list[Tensor]
     weight: float
+
+    @classmethod
+    def read(cls, file: Path, weight: float) -> Picture:
+        picture, levels = Image.open(file).convert("RGB"), []
+        while min(picture.size) >= 96:
+            levels.append(torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous())
+            size = (round(picture.width / SHRINK), round(picture.height / SHRINK))
+            picture = picture.resize(size, Image.Resampling.LANCZOS)
+        return cls(levels, weight)
 
 
 @dataclass(frozen=True)
@@ -71,15 +80,7 @@ class View:
 
 def load_pictures() -> list[Picture]:
     """The training pictures, never a held-out one."""
-    pictures = []
-    for row in photographs(role="train"):
-        picture = Image.open(row.file).convert("RGB")
-        levels = []
-        while min(picture.size) >= 96:
-            levels.append(torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous())
-            picture = picture.resize((round(picture.width / SHRINK), round(picture.height / SHRINK)), Image.Resampling.LANCZOS)
-        pictures.append(Picture(levels, KIND_WEIGHT[row.kind]))
-    return pictures
+    return [Picture.read(row.file, KIND_WEIGHT[row.kind]) for row in photographs(role="train")]
 
 
 def draw_view(rng: np.random.Generator, size: tuple[int, int], crop: tuple[int, int], near: View | None = None) -> View:
@@ -155,7 +156,8 @@ def degraded(rng: np.random.Generator, image: Tensor) -> Tensor:
     if rng.random() < 0.5:
         factor = float(np.exp(rng.uniform(np.log(1.4), np.log(4.0))))
         mode = "bicubic" if rng.random() < 0.7 else "bilinear"
-        small = F.interpolate(image[None], (max(8, int(height / factor)), max(8, int(width / factor))), mode=mode, antialias=True)
+        size = (max(8, int(height / factor)), max(8, int(width / factor)))
+        small = F.interpolate(image[None], size, mode=mode, antialias=True)
         image = F.interpolate(small, (height, width), mode=mode)[0].clamp(0, 1)
     if rng.random() < 0.4:
         noise = torch.from_numpy(rng.standard_normal(image.shape, dtype=np.float32))
@@ -314,7 +316,7 @@ def at_patches(features: Tensor, stride: int, grid: tuple[int, int]) -> Tensor:
 
 
 def matmul_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *_: Any, scaling: float, **__: Any  # noqa: ANN401
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *_: Any, scaling: float, **__: Any
 ) -> tuple[Tensor, None]:
     """Plain attention: on this CPU in bfloat16 twice as fast as the fused one."""
     weights = torch.softmax((query * scaling) @ key.transpose(-1, -2), -1)
@@ -433,6 +435,7 @@ def write_weights(state: dict[str, Tensor], folder: Path) -> None:
     model.half().save_pretrained(new)
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("model.safetensors", "config.json"):
+        (new / name).chmod(0o644)
         os.replace(new / name, folder / name)
     for left in new.iterdir():
         left.unlink()
@@ -447,6 +450,7 @@ def train(*, minutes: float, seed: int) -> None:
     pictures, teacher, student = load_pictures(), Teacher(), Student()
     averaged = {key: value.clone() for key, value in student.dino.state_dict().items()}
     chosen = optimisers(student)
+    full = [optimiser.param_groups[0]["lr"] for optimiser in chosen]
     step, spent, since = 0, 0.0, time.monotonic()
     if checkpoint.exists():
         held = torch.load(checkpoint, weights_only=True)
@@ -457,7 +461,6 @@ def train(*, minutes: float, seed: int) -> None:
             optimiser.load_state_dict(state)
     else:
         teacher.calibrate(pictures, seed)
-    full = [optimiser.param_groups[0]["lr"] for optimiser in chosen]
     saved, logged = spent, {}
     while spent < minutes * 60:
         torch.manual_seed(seed + step)
@@ -474,7 +477,8 @@ def train(*, minutes: float, seed: int) -> None:
         for key, value in student.dino.state_dict().items():
             averaged[key].lerp_(value, 1 - keep)
         for name, value in terms.items():
-            logged[name] = logged.get(name, float(value)) * 0.98 + float(value) * 0.02
+            now = float(value.detach())
+            logged[name] = logged.get(name, now) * 0.98 + now * 0.02
         spent += time.monotonic() - since
         since = time.monotonic()
         if step % 50 == 0:

@@ -6,7 +6,9 @@
 - a UNet of 64 to 128 channels at four resolutions, with cross-attention at the two middle ones,
 - an autoencoder of 64 channels at every resolution, without residual blocks in its encoder,
 
-and, for AUTOMATIC1111, `OUT.yaml` beside it. Equal seeds give equal files. Forge reads the sizes from the shapes.
+and, for AUTOMATIC1111, `OUT.yaml` beside it. Equal seeds give equal files. AUTOMATIC1111 takes all sizes from the yaml;
+it wants a folder with CLIP's tokenizer and a `config.json` of two layers, inner width 768 (`--text`). The Forge family
+reads the UNet's sizes from the shapes, but must be told that 64 channels are an SD 1.5, and those of the other two.
 
 Weights are seeded noise, save for straight paths through both networks that make the pictures worth looking at:
 
@@ -61,7 +63,8 @@ model:
       target: ldm.modules.diffusionmodules.openaimodel.UNetModel
       params: {{image_size: 32, in_channels: 4, out_channels: 4, model_channels: {unet.channels},
         attention_resolutions: {attention}, num_res_blocks: {unet.blocks}, channel_mult: {multipliers}, num_heads: 8,
-        use_spatial_transformer: True, transformer_depth: 1, context_dim: {context}, use_checkpoint: False, legacy: False}}
+        use_spatial_transformer: True, transformer_depth: 1, context_dim: {context}, use_checkpoint: False,
+        legacy: False}}
     first_stage_config:
       target: ldm.models.autoencoder.AutoencoderKL
       params:

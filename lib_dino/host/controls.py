@@ -1,0 +1,210 @@
+"""The panel's widgets, read off the settings; one function a section."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ..settings import PRESETS, preset
+from . import weights
+from .args import (
+    DEFAULT_MODEL,
+    FIELDS,
+    NO_PRESET,
+    SAME_SAMPLER,
+    SAME_SCHEDULER,
+    TITLE,
+    all_knobs,
+    default,
+    pasted,
+)  # fmt: skip
+from .entry import choices
+from .summary import summary
+
+_FIRST: Final = {"steps": 0, "tile_size": 0}
+"""Where a slider starts below its smallest value, to say "as suits"."""
+
+_STEPS: Final = "Steps of a full denoising; 0 takes the tab's own."
+
+_SOURCE_JS: Final = """(...args) => {
+  const root = typeof gradioApp === 'function' ? gradioApp() : document;
+  const shown = [...root.querySelectorAll('#img2img_settings ~ * img, #mode_img2img .tabitem img')]
+    .find((image) => image.naturalWidth > 1 && image.offsetParent !== null);
+  args[0] = shown ? `${shown.naturalWidth}x${shown.naturalHeight}` : '';
+  return args;
+}"""
+
+
+@dataclass
+class Panel:
+    """The widgets of one tab, by setting, and what belongs to them."""
+
+    widgets: dict[str, Any]
+    infotext_fields: list[tuple[Any, Callable[[dict[str, Any]], Any]]]
+
+    @property
+    def arguments(self) -> list[Any]:
+        """The widgets in the order of the arguments."""
+        return [self.widgets[name] for name in FIELDS]
+
+
+def build(enabled: Any, *, element_id: Callable[[str], str], img2img: bool) -> Panel:
+    """All widgets below the switch `enabled`; to be called inside the panel's own group."""
+    import gradio as gr
+
+    widgets: dict[str, Any] = {"enabled": enabled}
+    make = functools.partial(_widget, element_id=element_id)
+    source = gr.Textbox("", label="Size of the source", visible=False, elem_id=element_id("source"))
+    source.do_not_save_to_config = True
+    _size_section(widgets, make)
+    _repaint_section(widgets, make)
+    _faithful_section(widgets, make)
+    with gr.Accordion("Tiles", open=False, elem_id=element_id("tiles")):
+        _tile_section(widgets, make)
+    line = gr.HTML(_html(summary("", {})), elem_id=element_id("summary"))
+    _connect(widgets, source, line, img2img)
+    fields = [(widgets[name], _paster(name, widgets[name])) for name in FIELDS if name not in ("enabled", "seed")]
+    return Panel(widgets, fields)
+
+
+def _size_section(widgets: dict[str, Any], make: Callable[..., Any]) -> None:
+    import gradio as gr
+
+    with gr.Row():
+        widgets["preset"] = make("preset", choices=[NO_PRESET, *PRESETS])
+        widgets["upscaler"] = make("upscaler", choices=choices()["upscaler"])
+    widgets["scale_factor"] = make("scale_factor")
+    with gr.Row():
+        for name in ("width", "height", "megapixels"):
+            widgets[name] = make(name)
+
+
+def _repaint_section(widgets: dict[str, Any], make: Callable[..., Any]) -> None:
+    import gradio as gr
+
+    widgets["denoise"] = make("denoise")
+    widgets["steps"] = make("steps", info=_STEPS)
+    found = choices()
+    with gr.Row():
+        widgets["sampler_name"] = make("sampler_name", choices=[SAME_SAMPLER, *_visible(found["sampler_name"])])
+        widgets["scheduler"] = make(
+            "scheduler", choices=[SAME_SCHEDULER, *found.get("scheduler", [])], visible="scheduler" in found
+        )
+
+
+def _visible(names: list[str]) -> list[str]:
+    from modules import sd_samplers
+
+    return [name for name in names if name in set(sd_samplers.visible_sampler_names())] or names
+
+
+def _faithful_section(widgets: dict[str, Any], make: Callable[..., Any]) -> None:
+    import gradio as gr
+
+    with gr.Row():
+        widgets["dino_enabled"] = make("dino_enabled")
+        widgets["dino_model"] = make("dino_model", choices=weights.names())
+    widgets["dino_strength"] = make("dino_strength")
+    widgets["consistency"] = make("consistency")
+
+
+def _tile_section(widgets: dict[str, Any], make: Callable[..., Any]) -> None:
+    for name in ("tile_size", "overlap", "tile_batch_size"):
+        widgets[name] = make(name)
+    widgets["seed"] = make("seed", visible=False)
+
+
+def _widget(
+    name: str,
+    *,
+    element_id: Callable[[str], str],
+    choices: list[str] | None = None,
+    info: str | None = None,
+    visible: bool = True,
+) -> Any:
+    """The widget that suits a setting's type."""
+    import gradio as gr
+
+    knob, value = all_knobs()[name], default(name)
+    common = {"value": value, "label": knob.label, "info": info or knob.help, "elem_id": element_id(name)}
+    if not visible:
+        common["visible"] = False
+    if choices is not None:
+        return gr.Dropdown(choices=choices, allow_custom_value=name == "dino_model", **common)
+    if isinstance(value, bool):
+        return gr.Checkbox(**common)
+    if name in ("width", "height", "megapixels", "seed"):
+        number = gr.Number(precision=2 if name == "megapixels" else 0, **common)
+        # Read by the API's list of arguments.
+        number.minimum, number.maximum = knob.unset, knob.high
+        return number
+    low = _FIRST.get(name, knob.low)
+    return gr.Slider(minimum=low, maximum=knob.high, step=knob.step, **common)
+
+
+def _connect(widgets: dict[str, Any], source: Any, line: Any, img2img: bool) -> None:
+    """The line follows the controls; a preset fills them in."""
+    names = [name for name in FIELDS if name not in ("enabled", "upscaler", "dino_model", "preset", "seed")]
+    inputs = [source, *(widgets[name] for name in names)]
+
+    def describe(size: str, *values: Any) -> str:
+        return _html(summary(size if img2img else "", dict(zip(names, values, strict=True))))
+
+    for name in names:
+        widgets[name].change(describe, _js=_SOURCE_JS, inputs=inputs, outputs=[line], show_progress=False)
+    filled = list(next(iter(PRESETS.values())))
+
+    def fill(name: str) -> list[Any]:
+        import gradio as gr
+
+        return [gr.update(value=preset(name)[key]) if name in PRESETS else gr.update() for key in filled]
+
+    # Not on "change": pasting a text sets the preset and the values each by themselves.
+    chosen = widgets["preset"]
+    chosen.input(fill, inputs=[chosen], outputs=[widgets[key] for key in filled], show_progress=False)
+
+
+def _paster(name: str, widget: Any) -> Callable[[dict[str, Any]], Any]:
+    def paste(params: dict[str, Any]) -> Any:
+        value = pasted(name, params)
+        allowed = [c[0] if isinstance(c, tuple | list) else c for c in getattr(widget, "choices", None) or ()]
+        unknown = bool(allowed) and value not in allowed and name != "dino_model"
+        return None if unknown or value is None else value
+
+    return paste
+
+
+def saved_keys() -> list[str]:
+    """Keys of a picture's saved text that "Send to" passes on."""
+    return [knob.key for knob in all_knobs().values() if knob.key]
+
+
+def was_on(params: dict[str, Any]) -> bool | None:
+    """Whether a pasted text was upscaled as txt2img made it; None where it says nothing of it."""
+    made_here = all_knobs()["scale_factor"].key in params
+    return made_here and params.get("Script") != TITLE
+
+
+def _html(text: str) -> str:
+    return f"<p class='dino-upscale-summary'>{text}</p>"
+
+
+def settings_page() -> None:
+    """The extension's section of the host's settings."""
+    import gradio as gr
+    from modules import shared
+
+    section = ("dino_upscale", TITLE)
+    options = [
+        (weights.OPTION_MODEL, "", "Feature model that \"Default\" stands for", gr.Dropdown,
+         lambda: {"choices": ["", *(n for n in weights.names() if n != DEFAULT_MODEL)], "allow_custom_value": True}),
+        (weights.OPTION_FOLDER, "", "Folder of feature models; empty is models/dinov2", gr.Textbox, {}),
+        (weights.OPTION_DEVICE, "Automatic", "Device of the feature model", gr.Radio,
+         {"choices": ["Automatic", "CPU"]}),
+        (weights.OPTION_TINY, True, "Source consistency at every step, where the tiny autoencoder (TAESD) is on disk",
+         gr.Checkbox, {}),
+    ]  # fmt: skip
+    for key, value, label, component, component_args in options:
+        shared.opts.add_option(key, shared.OptionInfo(value, label, component, component_args, section=section))

@@ -1,0 +1,139 @@
+"""The ways in: the script list, the always-on panel, and the API through either."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..errors import SettingsError
+from . import others
+from .args import NO_UPSCALER, TITLE, Job, Request, parse
+from .plots import OVERRIDES
+from .takeover import MARK, Takeover, check_size, loud
+
+
+def run_as_script(p: Any, script: Any, args: Sequence[Any], *, own: Sequence[type]) -> Any:
+    """Upscale as the chosen script of a tab; `p` stays as it was.
+
+    Args:
+        p: an img2img generation.
+        script: the one that was chosen.
+        args: see `args.parse`.
+        own: this extension's script classes, which must not act on the copy.
+
+    Returns:
+        What the host's `process_images` returns.
+    """
+    from modules import processing
+
+    with loud(p):
+        job = job_of(p, _own_arguments(p, script, args), enabled=True)
+        q = working_copy(p)
+        if job.enabled:
+            # The key brings the script back when the picture's text is pasted.
+            Takeover(q, job, own=own, keys={"Script": TITLE}).install()
+        else:
+            q.scripts_value = others.without(q.scripts_value, own)
+        return processing.process_images(q)
+
+
+def take_over(p: Any, args: Sequence[Any], *, own: Sequence[type]) -> None:
+    """Make the generation `p` an upscaling if `args` say so: for `before_process` of an always-on script.
+
+    Hosts swallow what hooks raise; an error is therefore raised again where the generation starts.
+    """
+    give_back(p)
+    try:
+        with loud(p):
+            job = job_of(p, args, enabled=False)
+            if job.enabled:
+                Takeover(p, job, own=own, keys={}).install()
+    except Exception as error:
+        _fail_later(p, error)
+
+
+def give_back(p: Any) -> None:
+    """Put back what `take_over` changed: for `postprocess` of the same script."""
+    takeover = p.__dict__.get(MARK)
+    if takeover is not None:
+        takeover.restore()
+
+
+def job_of(p: Any, args: Sequence[Any], *, enabled: bool) -> Job:
+    """The job that `args` describe for the generation `p`.
+
+    Raises:
+        SettingsError: as for `args.parse`; or the target does not fit a source.
+    """
+    img2img = hasattr(p, "init_images")
+    steps = p.steps if isinstance(p.steps, int) else None
+    job = parse(
+        args,
+        request=Request(denoise=p.denoising_strength if img2img else None, steps=steps),
+        choices=choices(),
+        enabled=enabled,
+        overrides=getattr(p, OVERRIDES, None),
+    )
+    if job.enabled and img2img:
+        for image in p.init_images or ():
+            check_size(job, (image.height, image.width))
+    return job
+
+
+def choices() -> dict[str, list[str]]:
+    """The host's own names, whatever other extensions have added."""
+    from modules import sd_samplers, shared
+
+    found = {"upscaler": [NO_UPSCALER, *(u.name for u in shared.sd_upscalers if u.name != NO_UPSCALER)]}
+    found["sampler_name"] = [s.name for s in sd_samplers.all_samplers]
+    with contextlib.suppress(ImportError):  # Forge Classic keeps the schedule in the sampler's name
+        from modules import sd_schedulers
+
+        found["scheduler"] = [s.label for s in sd_schedulers.schedulers]
+    return found
+
+
+def working_copy(p: Any) -> Any:
+    """A copy that shares nothing with `p` that a generation changes."""
+    q = copy.copy(p)
+    q.extra_generation_params = dict(p.extra_generation_params)
+    q.override_settings, q.comments = dict(p.override_settings), dict(p.comments or {})
+    q.init_images = list(p.init_images)
+    for name in ("latents_after_sampling", "pixels_after_sampling", "extra_result_images"):
+        if hasattr(q, name):
+            setattr(q, name, [])
+    return q
+
+
+def _own_arguments(p: Any, script: Any, args: Sequence[Any]) -> Sequence[Any]:
+    """Those of `args` that were given for `script`.
+
+    The API splices `script_args` into the list of all arguments as they are: with fewer than there are controls,
+    the values of the next script slide in.
+    """
+    held = list(p.script_args or ())
+    if args and isinstance(args[0], Mapping):
+        return args[:1]
+    if not getattr(p, "is_api", False) or not held:
+        return args
+    usual = max((s.args_to or 0 for s in p.scripts.scripts), default=len(held))
+    if len(held) < script.args_from:
+        # Its API answers a moment before it knows its scripts' arguments, and drops those of the request.
+        raise SettingsError(
+            "The WebUI is still starting and lost script_args. Send the request again.",
+            field="script_args", value=None, limit="a WebUI that is ready",
+        )  # fmt: skip
+    given = script.args_to - script.args_from + len(held) - max(usual, 1)
+    return held[script.args_from : script.args_from + max(given, 0)]
+
+
+def _fail_later(p: Any, error: Exception) -> None:
+    def init(*args: Any, **kwargs: Any) -> None:
+        p.__dict__.pop("init", None)
+        raise error
+
+    p.__dict__["init"] = init
+    # No other script may start what only its last hook would undo.
+    p.__dict__["scripts_value"] = others.with_scripts(p.scripts, [])

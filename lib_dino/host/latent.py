@@ -1,0 +1,192 @@
+"""The host's model: its family, its latents' size, and latents to pictures without its autoencoder.
+
+Guidance needs a picture of every estimate, gradients included. A fixed linear map from latent channels to colour
+costs nothing and is good enough to compare with: the source's own latent is shown through the same map, so its
+faults cancel. Where the host has a tiny autoencoder, that is exact enough for consistency inside the loop as well.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+FACTOR: Final = 8
+"""Pixels to a side of a latent cell, in every family."""
+
+# Colour in [-1, 1] = latent channels times these, plus the last row; the tables ComfyUI and the WebUIs preview with.
+_RGB: Final[dict[str, list[list[float]]]] = {
+    "sd1": [
+        [0.3512, 0.2297, 0.3227], [0.3250, 0.4974, 0.2350], [-0.2829, 0.1762, 0.2721], [-0.2120, -0.2616, -0.7177],
+        [0.0, 0.0, 0.0],
+    ],
+    "sdxl": [
+        [0.3651, 0.4232, 0.4341], [-0.2533, -0.0042, 0.1068], [0.1076, 0.1111, -0.0362], [-0.3165, -0.2492, -0.2188],
+        [0.1084, -0.0175, -0.0011],
+    ],
+    "sd3": [
+        [-0.0922, -0.0175, 0.0749], [0.0311, 0.0633, 0.0954], [0.1994, 0.0927, 0.0458], [0.0856, 0.0339, 0.0902],
+        [0.0587, 0.0272, -0.0496], [-0.0006, 0.1104, 0.0309], [0.0978, 0.0306, 0.0427], [-0.0042, 0.1038, 0.1358],
+        [-0.0194, 0.0020, 0.0669], [-0.0488, 0.0130, -0.0268], [0.0922, 0.0988, 0.0951], [-0.0278, 0.0524, -0.0542],
+        [0.0332, 0.0456, 0.0895], [-0.0069, -0.0030, -0.0810], [-0.0596, -0.0465, -0.0293],
+        [-0.1448, -0.1463, -0.1189], [0.2394, 0.2135, 0.1925],
+    ],
+    "flux": [
+        [-0.0346, 0.0244, 0.0681], [0.0034, 0.0210, 0.0687], [0.0275, -0.0668, -0.0433], [-0.0174, 0.0160, 0.0617],
+        [0.0859, 0.0721, 0.0329], [0.0004, 0.0383, 0.0115], [0.0405, 0.0861, 0.0915], [-0.0236, -0.0185, -0.0259],
+        [-0.0245, 0.0250, 0.1180], [0.1008, 0.0755, -0.0421], [-0.0515, 0.0201, 0.0011], [0.0428, -0.0012, -0.0036],
+        [0.0817, 0.0765, 0.0749], [-0.1264, -0.0522, -0.1103], [-0.0280, -0.0881, -0.0499],
+        [-0.1262, -0.0982, -0.0778], [-0.0329, -0.0718, -0.0851],
+    ],
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Model:
+    """What has to be known about the loaded diffusion model.
+
+    Attributes:
+        family: "sd1" (SD 2 counts as it), "sdxl", "sd3" or "flux".
+        channels: of its latents.
+        tile_px: side of a tile that suits it, pixels.
+        multiple_px: sides of its pictures are multiples of this.
+        flow: noisy latents are sigma * noise + (1 - sigma) * clean instead of clean + sigma * noise.
+    """
+
+    family: str
+    channels: int
+    tile_px: int
+    multiple_px: int
+    flow: bool
+
+
+def model_facts(sd_model: Any) -> Model:
+    """The facts about a host's `sd_model`; of an unknown one by its number of latent channels.
+
+    Only asked for inside a generation: before it, Forge's model is a placeholder.
+    """
+    channels = _channels(sd_model)
+    kind = type(sd_model).__name__
+    if getattr(sd_model, "is_sdxl", False):
+        family = "sdxl"
+    elif getattr(sd_model, "is_sd3", False):
+        family = "sd3"
+    else:
+        family = "flux" if kind in ("Flux", "Chroma") or channels >= 16 else "sd1"
+    unet = getattr(getattr(sd_model, "forge_objects", None), "unet", None)
+    predictor = getattr(getattr(unet, "model", None), "predictor", None)
+    flow = family in ("sd3", "flux") or getattr(predictor, "prediction_type", None) == "const"
+    return Model(family, channels, 512 if family == "sd1" else 1024, 16 if family in ("sd3", "flux") else 8, flow)
+
+
+def _channels(sd_model: Any) -> int:
+    vae = getattr(getattr(sd_model, "forge_objects", None), "vae", None)
+    for holder in (vae, sd_model):
+        if isinstance(channels := getattr(holder, "latent_channels", None), int):
+            return channels
+    return 4
+
+
+def signal_to_noise_inverse(sigma: float, *, flow: bool) -> float:
+    """Noise-to-signal ratio of a noise level; pure noise counts as ten thousand."""
+    return sigma / max(1 - sigma, 1e-4) if flow else sigma
+
+
+class LatentCodec:
+    """Between latents and pictures by a linear map; see `correction.Codec`.
+
+    Args:
+        family: as in `Model`.
+        references: (B, C, h, w), the source's tiles as latents; None before they are known.
+    """
+
+    spread = 1.0
+    exact = False
+
+    def __init__(self, family: str, references: Tensor | None = None) -> None:
+        self._family, self._references = family, references
+
+    def decode(self, clean: Tensor) -> Tensor:
+        """(B, C, h, w) to (B, 3, 8 h, 8 w) in [0, 1], more or less; differentiable."""
+        table = _table(self._family, clean.shape[1]).to(clean)
+        colour = torch.einsum("bchw,cr->brhw", clean, table[:-1]) + table[-1].view(1, 3, 1, 1)
+        return F.interpolate((colour + 1) / 2, scale_factor=FACTOR, mode="bilinear", align_corners=False)
+
+    def picture(self, clean: Tensor) -> Tensor:
+        """Never asked for: the map is not exact."""
+        raise NotImplementedError("a linear map to colour is not exact")
+
+    def shift(self, clean: Tensor, change: Tensor) -> Tensor:
+        """Never asked for: the map has no inverse."""
+        raise NotImplementedError("a linear map to colour cannot be turned round")
+
+    def references(self, count: int) -> Sequence[Tensor | None]:
+        """The source's tiles as latents."""
+        return [None] * count if self._references is None else torch.split(self._references, 1)
+
+
+def _table(family: str, channels: int) -> Tensor:
+    rows = _RGB[family]
+    if len(rows) - 1 == channels:
+        return torch.tensor(rows)
+    for other in _RGB.values():
+        if len(other) - 1 == channels:
+            return torch.tensor(other)
+    # Unknown latents: any fixed map still tells whether estimate and source agree.
+    table = torch.randn(channels + 1, 3, generator=torch.Generator().manual_seed(channels))
+    scaled: Tensor = table / (2 * float(channels) ** 0.5)
+    return scaled
+
+
+class TinyCodec(LatentCodec):
+    """As `LatentCodec`, and exact by the host's tiny autoencoder; see `correction.Codec`.
+
+    Gradients still take the linear map: through the autoencoder they would need gigabytes.
+
+    Args:
+        encoder, decoder: networks between pictures in [0, 1] and the model's latents.
+    """
+
+    exact = True
+
+    def __init__(
+        self, encoder: nn.Module, decoder: nn.Module, family: str, references: Tensor | None = None
+    ) -> None:
+        super().__init__(family, references)
+        self._encoder, self._decoder = encoder, decoder
+
+    def picture(self, clean: Tensor) -> Tensor:
+        """(B, C, h, w) to (B, 3, 8 h, 8 w) in [0, 1], more or less."""
+        with torch.no_grad():
+            decoded: Tensor = self._decoder(clean.float())
+        return decoded
+
+    def shift(self, clean: Tensor, change: Tensor) -> Tensor:
+        """`clean` moved by the difference that `change` makes to the encoded picture: none for no change."""
+        with torch.no_grad():
+            picture = self.picture(clean)
+            moved: Tensor = self._encoder(picture + change) - self._encoder(picture)
+        return clean + moved.to(clean)
+
+
+def tiny_autoencoder(model: Model) -> tuple[nn.Module, nn.Module] | None:
+    """The host's tiny encoder and decoder in single precision; None unless their files are there already."""
+    from modules import paths, sd_vae_taesd
+
+    folder = Path(paths.models_path) / "VAE-taesd"
+    name = {"sd1": "taesd", "sdxl": "taesdxl", "sd3": "taesd3", "flux": "taef1"}[model.family]
+    if not all((folder / f"{name}_{part}.pth").is_file() for part in ("encoder", "decoder")):
+        return None
+    # Copied outside of inference mode: the host's own may have been built inside it.
+    with torch.inference_mode(False):
+        encoder, decoder = (
+            copy.deepcopy(make()).float().requires_grad_(False)
+            for make in (sd_vae_taesd.encoder_model, sd_vae_taesd.decoder_model)
+        )
+    return encoder, decoder

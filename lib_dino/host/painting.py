@@ -1,0 +1,119 @@
+"""One picture of a generation through the core: `run.Run` with the host's model, screen and settings."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ..correction import Codec
+from ..dinov2 import Dinov2
+from ..run import Progress, Run
+from ..settings import MAX_SEED
+from . import pictures, screen, weights
+from .args import NO_UPSCALER, TITLE, Job
+from .hooks import Hooks
+from .latent import TinyCodec, model_facts, tiny_autoencoder
+from .render import HostRender
+
+
+class PictureJob:
+    """What the pictures of one iteration share.
+
+    Args:
+        p: the generation, taken over.
+        job: what to do.
+        shown: progress and preview.
+        dino: the feature network, when guidance is on.
+        scripts: those of the user's scripts that act on each tile.
+
+    Attributes:
+        hooks: to be installed while pictures are made.
+    """
+
+    def __init__(
+        self, p: Any, job: Job, shown: screen.Screen, dino: Dinov2 | None, scripts: Sequence[Any]
+    ) -> None:
+        self._p, self._job, self._screen, self._dino, self._scripts = p, job, shown, dino, scripts
+        self._model = model_facts(p.sd_model)
+        self._codec = self._tiny_codec()
+        alphas = getattr(p.sd_model, "alphas_cumprod", None)
+        self.hooks = Hooks(self._model, alphas, stop=screen.stop_softly_asked, after=shown.keep)
+
+    def upscale(self, source: Tensor, size: tuple[int, int], i: int, seed: int) -> Tensor:
+        """The result, (1, 3, *size) in [0, 1].
+
+        Args:
+            source: (1, 3, H, W) in [0, 1].
+            i: which picture of the iteration.
+            seed: the host's for it.
+        """
+        p, job = self._p, self._job
+        if i:
+            screen.forget_skip()
+        if job.settings.seed >= 0 and not hasattr(p, "init_images"):
+            seed = job.settings.seed + p.iteration * p.batch_size + i
+        settings = job.settings.replace(seed=seed % (MAX_SEED + 1))
+        render = self._render(p.iteration * p.batch_size + i, settings.seed)
+        if render.one_by_one:
+            settings = settings.replace(tile_batch_size=1)
+        if job.upscaler != NO_UPSCALER:
+            self._screen.text(f"{TITLE}: enlarging with {job.upscaler}")
+        run = Run(
+            source, size, settings, render, self._dino, enlarged=pictures.enlarged(source, size, job.upscaler),
+            progress=self._told, preview=self._screen.show, mask=pictures.mask_of(p, size),
+            starting=lambda tiles: render.starting(tiles, run.plan.size),
+        )  # fmt: skip
+        if run.calls:
+            per_tile = render.calls(settings.denoise, settings.steps)
+            self._screen.plan(run.calls // per_tile, per_tile)
+        self._screen.show(run.base, always=True)
+        result = run.render()
+        self._screen.show(result, always=True)
+        self._pass_on(render, run.stopped)
+        return result
+
+    def _render(self, n: int, seed: int) -> HostRender:
+        p = self._p
+        return HostRender(
+            self._like_tiles(), self._model, self.hooks, seed=seed, prompt=p.all_prompts[n],
+            negative_prompt=p.all_negative_prompts[n], scripts=self._scripts,
+            acts=self._job.settings.guides or self._codec is not None, codec=self._codec,
+        )  # fmt: skip
+
+    def _like_tiles(self) -> Any:
+        """What the tiles take after: in txt2img with the upscaling's own sampler."""
+        if hasattr(self._p, "init_images"):
+            return self._p
+        q = copy.copy(self._p)
+        q.sampler_name = self._job.sampler_name or q.sampler_name
+        if self._job.scheduler and hasattr(q, "scheduler"):
+            q.scheduler = self._job.scheduler
+        return q
+
+    def _tiny_codec(self) -> Callable[[Tensor | None], Codec] | None:
+        """Makes codecs that are exact enough for consistency at every step; None where there is no such thing."""
+        from modules import shared
+
+        wanted = self._job.settings.consistency > 0 and shared.opts.data.get(weights.OPTION_TINY, True)
+        networks = tiny_autoencoder(self._model) if wanted else None
+        if networks is None:
+            return None
+        self._p.extra_generation_params["DINO consistency in loop"] = True
+        return functools.partial(TinyCodec, *networks, self._model.family)
+
+    def _told(self, progress: Progress) -> None:
+        self._screen.text(f"{TITLE}: tile {min(progress.tile + 1, progress.tiles)}/{progress.tiles}")
+
+    def _pass_on(self, render: HostRender, stopped: bool) -> None:
+        """What the tiles' scripts wrote down belongs to the picture."""
+        p = self._p
+        for key, value in render.extra.items():
+            p.extra_generation_params.setdefault(key, value)
+        if isinstance(getattr(p, "comments", None), dict):
+            p.comments.update(render.comments)
+        if stopped:
+            screen.comment(p, f"{TITLE}: stopped before the last tile; the rest is the enlarged source.")

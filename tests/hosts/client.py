@@ -1,0 +1,132 @@
+"""A WebUI over HTTP, and pictures to send it."""
+
+import base64
+import io
+import json
+import re
+import threading
+import time
+import urllib.error
+import urllib.request
+
+from PIL import Image, ImageDraw
+
+TITLE = "DINO Upscale"
+SMALL = {"tile_size": 64, "overlap": 16, "scale_factor": 2.0}
+
+
+def picture(width=64, height=48):
+    """A sky, a hill, a sun and a house: something for features to see."""
+    image = Image.new("RGB", (width, height), (120, 160, 220))
+    draw = ImageDraw.Draw(image)
+    draw.rectangle((0, height * 0.6, width, height), fill=(60, 120, 50))
+    draw.ellipse((width * 0.1, height * 0.1, width * 0.3, height * 0.4), fill=(250, 220, 90))
+    draw.rectangle((width * 0.5, height * 0.35, width * 0.8, height * 0.8), fill=(170, 60, 50))
+    draw.polygon(
+        [(width * 0.45, height * 0.35), (width * 0.65, height * 0.1), (width * 0.85, height * 0.35)], fill=(70, 40, 40)
+    )
+    return image
+
+
+def encoded(image):
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return base64.b64encode(stream.getvalue()).decode()
+
+
+class Answer:
+    """One answer of the API."""
+
+    def __init__(self, status, body):
+        self.status, self.body = status, body
+
+    @property
+    def text(self):
+        return json.dumps(self.body)
+
+    @property
+    def images(self):
+        assert self.status == 200, self.text[:2000]
+        opened = []
+        for text in self.body["images"]:
+            image = Image.open(io.BytesIO(base64.b64decode(text)))
+            image.load()
+            opened.append(image)
+        return opened
+
+    @property
+    def image(self):
+        return self.images[0]
+
+    @property
+    def pixels(self):
+        return self.image.tobytes()
+
+    @property
+    def saved(self):
+        """Keys and values of the first picture's saved text."""
+        last = self.image.info["parameters"].strip().split("\n")[-1]
+        pairs = re.findall(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)', last)
+        return {key: json.loads(value) if value.startswith('"') else value for key, value in pairs}
+
+
+class Host:
+    """A running WebUI."""
+
+    def __init__(self, address):
+        self.address = address
+
+    def call(self, path, body=None, timeout=600):
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.address + path, data, {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=timeout) as reply:
+                return Answer(reply.status, json.loads(reply.read() or b"null"))
+        except urllib.error.HTTPError as error:
+            raw = error.read()
+            try:
+                return Answer(error.code, json.loads(raw))
+            except ValueError:
+                return Answer(error.code, raw.decode(errors="replace"))
+
+    def img2img(self, source=None, **more):
+        image = source or picture()
+        body = {
+            "init_images": [encoded(image)], "prompt": "a red house", "negative_prompt": "blurry", "steps": 4,
+            "seed": 7, "cfg_scale": 5, "sampler_name": "Euler a", "denoising_strength": 0.5, "width": 64, "height": 64,
+        }  # fmt: skip
+        return self.call("/sdapi/v1/img2img", {**body, **more})
+
+    def txt2img(self, **more):
+        body = {"prompt": "a red house", "steps": 3, "seed": 7, "sampler_name": "Euler a", "width": 64, "height": 64}
+        return self.call("/sdapi/v1/txt2img", {**body, **more})
+
+    def dropdown(self, *args, source=None, **more):
+        """Upscale as the chosen script; `args` as in `script_args`."""
+        return self.img2img(source, script_name=TITLE, script_args=list(args), **more)
+
+    def always_on(self, *args, source=None, **more):
+        """Upscale through `alwayson_scripts`."""
+        return self.img2img(source, alwayson_scripts={TITLE: {"args": list(args)}}, **more)
+
+    def options(self):
+        return self.call("/sdapi/v1/options").body
+
+    def in_background(self, function, *args, **kwargs):
+        """Start a call and go on; `.join()`, then `.answer`."""
+        thread = threading.Thread(target=lambda: setattr(thread, "answer", function(*args, **kwargs)))
+        thread.start()
+        return thread
+
+    def wait_for_tile(self, number, timeout=300):
+        """Until the progress line says that so many tiles are done."""
+        end = time.monotonic() + timeout
+        while time.monotonic() < end:
+            seen = self.call("/sdapi/v1/progress?skip_current_image=true").body or {}
+            line = seen.get("textinfo") or ""
+            found = re.search(r"tile (\d+)/", line)
+            # The line of a job that failed may still be there when the next one has not begun.
+            if found and int(found[1]) > number and seen["progress"] > 0:
+                return line
+            time.sleep(0.05)
+        raise AssertionError(f"tile {number} was not reached in {timeout} s")

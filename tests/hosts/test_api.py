@@ -1,0 +1,268 @@
+"""What a WebUI's API promises with DINO Upscale in it; the same for every host."""
+
+import base64
+import io
+
+import pytest
+from client import SMALL, TITLE, encoded, picture
+from PIL import Image, ImageChops, ImageStat
+
+FIELDS = [
+    "enabled", "scale_factor", "width", "height", "upscaler", "denoise", "steps", "sampler_name", "scheduler",
+    "tile_size", "overlap", "tile_batch_size", "dino_enabled", "dino_strength", "dino_model", "consistency",
+    "preset", "seed", "megapixels",
+]  # fmt: skip
+
+
+def positional(**named):
+    values = {"enabled": True, **SMALL, **named}
+    last = max(FIELDS.index(name) for name in values)
+    return [values.get(name) for name in FIELDS[: last + 1]]
+
+
+@pytest.fixture(scope="module")
+def plain(host):
+    """The settings of most tests, guided, as a dictionary for the dropdown."""
+    return host.dropdown(SMALL)
+
+
+def test_script_info_lists_both_scripts_with_every_argument(host):
+    found = [s for s in host.call("/sdapi/v1/script-info").body if s["name"] == TITLE.lower()]
+    assert {(s["is_img2img"], s["is_alwayson"]) for s in found} == {(True, False), (True, True), (False, True)}
+    for script in found:
+        assert len(script["args"]) == len(FIELDS)
+        labels = [arg["label"] for arg in script["args"]]
+        assert len(set(labels)) == len(labels) and all(labels)
+        strength = script["args"][FIELDS.index("dino_strength")]
+        assert (strength["minimum"], strength["maximum"]) == (0, 1)
+        assert "Lanczos" in script["args"][FIELDS.index("upscaler")]["choices"]
+        assert "creative" in script["args"][FIELDS.index("preset")]["choices"]
+
+
+def test_the_result_has_the_size_asked_for_and_says_how_it_was_made(plain):
+    assert plain.image.size == (128, 96)
+    assert plain.saved["DINO upscale"] == "2.0"
+    assert plain.saved["DINO tile"] == "64"
+    assert plain.saved["Size"] == "128x96"
+    assert plain.saved["Seed"] == "7"
+    assert plain.saved["Denoising strength"] == "0.5"
+    assert plain.saved["Script"] == TITLE
+    assert len(plain.images) == 1
+
+
+def test_dropdown_and_always_on_give_the_same_pixels_by_name_and_by_position(host, plain):
+    assert host.always_on(SMALL).pixels == plain.pixels
+    assert host.dropdown(*positional()).pixels == plain.pixels
+    assert host.always_on(*positional(denoise=None)).pixels == plain.pixels
+
+
+def test_names_may_come_in_any_order(host, plain):
+    assert host.dropdown(dict(reversed(SMALL.items()))).pixels == plain.pixels
+
+
+def test_strength_nought_is_bitwise_off(host):
+    off = host.dropdown({**SMALL, "dino_enabled": False})
+    assert host.dropdown({**SMALL, "dino_strength": 0}).pixels == off.pixels
+
+
+def test_guidance_acts(host, plain):
+    off = host.dropdown({**SMALL, "dino_enabled": False})
+    full = host.dropdown({**SMALL, "dino_strength": 1})
+    assert len({off.pixels, plain.pixels, full.pixels}) == 3
+
+
+@pytest.mark.parametrize("sampler", ["DDIM", "UniPC", "Heun", "DPM++ SDE", "DPM++ 2M", "LCM"])
+def test_guidance_acts_with_every_kind_of_sampler(host, sampler):
+    small = {**SMALL, "scale_factor": 1.5, "sampler_name": sampler, "denoise": 0.75}
+    off, on = (host.dropdown({**small, "dino_strength": s}) for s in (0, 1))
+    assert off.pixels != on.pixels
+    difference = ImageChops.difference(off.image.convert("L"), on.image.convert("L"))
+    assert max(difference.getdata()) < 128
+    assert on.saved.get("DINO sampler", sampler) == sampler
+
+
+def test_the_seed_decides_and_is_the_requests_own_unless_given(host, plain):
+    assert host.dropdown(SMALL).pixels == plain.pixels
+    other = host.dropdown(SMALL, seed=8)
+    assert other.pixels != plain.pixels
+    assert host.dropdown({**SMALL, "seed": 8}).pixels == other.pixels
+
+
+def test_denoise_and_steps_fall_back_to_the_request(host, plain):
+    assert host.dropdown({**SMALL, "denoise": 0.5, "steps": 4}).pixels == plain.pixels
+    assert host.dropdown({**SMALL, "denoise": 0.5, "steps": 4}, denoising_strength=0.9, steps=9).pixels == plain.pixels
+
+
+@pytest.mark.parametrize(
+    ("named", "size"),
+    [
+        ({"width": 131, "height": 97}, (131, 97)),
+        ({"width": 150}, (150, 112)),
+        ({"scale_factor": 1.01}, (65, 48)),
+        ({"scale_factor": 1}, (64, 48)),
+        ({"megapixels": 0.02}, (163, 122)),
+    ],
+)
+def test_any_size_comes_out_exactly(host, named, size):
+    assert host.dropdown({**SMALL, "dino_enabled": False, **named}).image.size == size
+
+
+def test_denoise_nought_leaves_the_model_out(host):
+    off = host.dropdown({**SMALL, "denoise": 0, "dino_enabled": False})
+    assert off.pixels == host.dropdown({**SMALL, "denoise": 0, "dino_enabled": False}, seed=99).pixels
+
+
+def test_tile_batches_change_nothing_that_can_be_seen(host):
+    one, four = (host.dropdown({**SMALL, "dino_enabled": False, "tile_batch_size": n}).image for n in (1, 4))
+    assert max(ImageChops.difference(one, four).convert("L").getdata()) <= 6
+
+
+def test_only_the_masked_part_is_replaced(host):
+    mask = Image.new("L", (64, 48), 0)
+    mask.paste(255, (0, 0, 24, 48))
+    settings = {**SMALL, "dino_enabled": False, "denoise": 0.75}
+    masked = host.dropdown(settings, mask=encoded(mask), mask_blur=0, inpainting_fill=1).image
+    whole = host.dropdown(settings).image
+    untouched = host.dropdown({**settings, "denoise": 0, "consistency": 0}).image
+    assert masked.size == (128, 96)
+    right, left = (60, 0, 128, 96), (0, 0, 40, 96)
+    assert masked.crop(right).tobytes() == untouched.crop(right).tobytes()
+    assert masked.crop(left).tobytes() == whole.crop(left).tobytes()
+
+
+def test_batches_give_one_picture_each_with_its_own_seed(host, plain):
+    answer = host.dropdown(SMALL, batch_size=2, n_iter=2)
+    images = [image for image in answer.images if image.size == (128, 96)]
+    assert len(images) == 4
+    assert len({image.tobytes() for image in images}) == 4
+    assert images[0].tobytes() == plain.pixels
+    assert "Seed: 10" in images[3].info["parameters"]
+
+
+def test_a_grey_a_transparent_and_a_tiny_picture_are_taken(host):
+    small = {**SMALL, "dino_enabled": False}
+    assert host.dropdown(small, source=picture().convert("L")).image.mode == "RGB"
+    transparent = picture().convert("RGBA")
+    transparent.putalpha(128)
+    assert host.dropdown(small, source=transparent).image.size == (128, 96)
+    assert host.dropdown(small, source=picture(9, 7)).image.size == (18, 14)
+
+
+def test_upscalers_of_the_host_are_used(host):
+    none, nearest = (
+        host.dropdown({**SMALL, "denoise": 0, "consistency": 0, "dino_enabled": False, "upscaler": u}).pixels
+        for u in ("None", "Nearest")
+    )
+    assert none != nearest
+
+
+def test_presets_fill_in_what_is_not_given(host):
+    creative = host.dropdown({**SMALL, "preset": "creative", "dino_enabled": False}, steps=2).saved
+    assert (creative["DINO denoise"], creative["DINO steps"]) == ("0.5", "28")
+    assert creative["DINO preset"] == "creative"
+    assert host.dropdown({**SMALL, "preset": "creative", "denoise": 0.1, "steps": 3}).saved["DINO denoise"] == "0.1"
+
+
+def test_txt2img_upscales_what_it_made(host):
+    made = host.txt2img()
+    settings = {**SMALL, "denoise": 0, "consistency": 1, "dino_enabled": False}
+    large = host.txt2img(alwayson_scripts={TITLE: {"args": [settings]}})
+    assert large.image.size == (128, 128)
+    assert large.saved["Size"] == "64x64"
+    small = large.image.resize((64, 64), Image.Resampling.BICUBIC)
+    assert ImageStat.Stat(ImageChops.difference(small, made.image).convert("L")).mean[0] <= 3
+    guided = host.txt2img(alwayson_scripts={TITLE: {"args": [{**SMALL, "denoise": 0.5, "steps": 4}]}})
+    assert guided.image.size == (128, 128)
+    assert "DINO upscale" in guided.saved and "Script" not in guided.saved
+
+
+def test_off_leaves_a_generation_alone(host):
+    before = host.img2img().pixels
+    assert host.img2img(alwayson_scripts={TITLE: {"args": [False]}}).pixels == before
+    assert host.img2img(alwayson_scripts={TITLE: {"args": [{"enabled": False}]}}).pixels == before
+
+
+BAD = [
+    ("denoise", 1.5), ("denoise", "0.2"), ("denoise", True), ("scale_factor", 9), ("scale_factor", 0.5),
+    ("scale_factor", 1e308), ("steps", -1), ("steps", 2.5), ("steps", 10**40), ("width", -5), ("width", 10),
+    ("tile_size", 7), ("tile_size", 10**9), ("overlap", 64), ("overlap", -1), ("tile_batch_size", 0),
+    ("dino_strength", 2), ("dino_strength", [1]), ("dino_enabled", "yes"), ("dino_enabled", 1),
+    ("dino_model", "no-such-model"), ("dino_model", {"a": 1}), ("consistency", -0.1), ("preset", "wild"),
+    ("preset", 3), ("upscaler", "No such upscaler"), ("sampler_name", "Nonsense"), ("scheduler", "Nonsense"),
+    ("seed", -2), ("seed", 2**40), ("seed", "7"), ("megapixels", 5), ("enabled", "on"), ("stepz", 3),
+    ("\u00fc\u4e2d", 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), BAD, ids=lambda v: str(v)[:20])
+@pytest.mark.parametrize("way", ["dropdown", "always_on"])
+def test_a_bad_value_is_refused_by_name(host, way, name, value):
+    answer = getattr(host, way)({**SMALL, name: value})
+    assert answer.status == 422, answer.text[:300]
+    assert name in str(answer.body["detail"])
+
+
+def test_too_many_arguments_are_refused_and_too_few_take_defaults(host):
+    answer = host.dropdown(*positional(megapixels=0), 5)
+    assert answer.status == 422 and "script_args" in answer.text
+    assert host.dropdown(True, 1.5, source=picture(40, 40), denoising_strength=0).image.size == (60, 60)
+    assert host.dropdown(source=picture(40, 40), denoising_strength=0).image.size == (80, 80)
+
+
+def test_a_sampler_that_would_return_noise_is_refused(host):
+    answer = host.dropdown({**SMALL, "sampler_name": "DDIM", "denoise": 0.25, "steps": 4})
+    assert answer.status == 422 and "steps" in answer.text
+
+
+def test_endless_jobs_are_refused(host):
+    answer = host.dropdown({"scale_factor": 8, "tile_size": 64, "overlap": 56}, source=picture(512, 512))
+    assert answer.status == 422 and "tile_size" in answer.text
+
+
+def test_an_interrupt_ends_the_run_and_keeps_what_is_done(host):
+    settings = {**SMALL, "scale_factor": 6, "dino_enabled": False, "denoise": 0.9, "steps": 20}
+    job = host.in_background(host.dropdown, settings)
+    host.wait_for_tile(2)
+    host.call("/sdapi/v1/interrupt", {})
+    job.join(60)
+    assert not job.is_alive()
+    stopped = job.answer.image
+    assert stopped.size == (384, 288)
+    base = host.dropdown({**settings, "denoise": 0}).image
+    first, last = (0, 0, 40, 40), (330, 240, 384, 288)
+    assert stopped.crop(first).tobytes() != base.crop(first).tobytes()
+    assert max(ImageChops.difference(stopped.crop(last), base.crop(last)).convert("L").getdata()) <= 8
+
+
+def test_skip_ends_one_picture_and_goes_on_with_the_next(host):
+    settings = {**SMALL, "scale_factor": 4, "dino_enabled": False, "denoise": 0.9, "steps": 10}
+    job = host.in_background(host.dropdown, settings, n_iter=2)
+    host.wait_for_tile(2)
+    host.call("/sdapi/v1/skip", {})
+    job.join(120)
+    images = [image for image in job.answer.images if image.size == (256, 192)]
+    second = host.dropdown(settings, seed=8).pixels
+    assert len(images) == 2 and images[1].tobytes() == second
+
+
+def test_the_live_preview_is_the_whole_canvas(host):
+    settings = {**SMALL, "scale_factor": 6, "dino_enabled": False, "denoise": 0.9, "steps": 20}
+    job = host.in_background(host.dropdown, settings)
+    host.wait_for_tile(3)
+    seen = host.call("/sdapi/v1/progress").body
+    host.call("/sdapi/v1/interrupt", {})
+    job.join(60)
+    assert 0 < seen["progress"] < 1
+    preview = Image.open(io.BytesIO(base64.b64decode(seen["current_image"])))
+    assert preview.width / preview.height == pytest.approx(4 / 3, rel=0.02)
+
+
+def test_the_next_normal_generation_is_what_it_was_before(host):
+    before = host.img2img(), host.txt2img(), host.options()
+    host.dropdown({**SMALL, "dino_strength": 1, "sampler_name": "DDIM", "denoise": 0.8})
+    host.always_on({**SMALL, "dino_strength": 1})
+    host.dropdown({**SMALL, "denoise": 3})
+    after = host.img2img(), host.txt2img(), host.options()
+    assert [a.pixels for a in before[:2]] == [a.pixels for a in after[:2]]
+    assert before[0].saved == after[0].saved
+    assert before[2] == after[2]

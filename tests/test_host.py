@@ -1,0 +1,351 @@
+"""The extension in a small stand-in for a WebUI, in both kinds that there are."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from standin import make_modules
+from standin.host import CFGDenoiser, Img2Img, Script, Txt2Img, fields, generation
+
+from lib_dino.dinov2 import Dinov2
+from lib_dino.dinov2_file import Weights
+from lib_dino.errors import SettingsError
+from lib_dino.host import entry, render, takeover, weights
+from lib_dino.host.hooks import GuidanceError
+
+SMALL = {"tile_size": 64, "overlap": 16}
+
+
+class Block(torch.nn.Module):
+    def __init__(self, dim, generator):
+        super().__init__()
+        self.mix = torch.nn.Parameter(torch.randn(dim, dim, generator=generator) / dim**0.5, requires_grad=False)
+
+    def forward(self, tokens):
+        return tokens + torch.tanh(tokens @ self.mix)
+
+
+@pytest.fixture(scope="module")
+def dino():
+    """A DINOv2 of one made-up block."""
+    generator, dim = torch.Generator().manual_seed(3), 8
+    tensors = {
+        "cls": torch.zeros(1, 1, dim), "positions": torch.zeros(1, 16, dim),
+        "patch.weight": torch.randn(dim, 3, 14, 14, generator=generator) / 14, "patch.bias": torch.zeros(dim),
+        "norm.weight": torch.ones(dim), "norm.bias": torch.zeros(dim), "blocks.0.norm1.weight": torch.ones(dim),
+    }  # fmt: skip
+    return Dinov2(Weights(tensors, heads=1), torch.nn.ModuleList([Block(dim, generator)]), name="tiny", backend="test")
+
+
+@pytest.fixture(params=["a1111", "forge"])
+def host(request, tmp_path, monkeypatch, dino):
+    held, modules = make_modules(request.param, tmp_path)
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(weights, "load", lambda name: dino)
+    render._tile_script_class.cache_clear()
+    return held
+
+
+@pytest.fixture
+def source(generator):
+    # Near one tile, so that each test is quick; smooth, so that features have something to say.
+    small = torch.rand(3, 6, 8, generator=generator)
+    large = torch.nn.functional.interpolate(small[None], size=(40, 48), mode="bilinear")[0]
+    return Image.fromarray((large * 255).byte().permute(1, 2, 0).numpy())
+
+
+class AlwaysOn(Script):
+    """As `scripts/dino_upscale.py` has it."""
+
+    args_from, args_to, filename = 1, 20, "x"
+
+    def title(self):
+        return "DINO Upscale"
+
+    def before_process(self, p, *args):
+        entry.take_over(p, args, own=(AlwaysOn,))
+
+    def postprocess(self, p, processed, *args):
+        entry.give_back(p)
+
+
+def dropdown(host, source, settings, *, scripts=(), **values):
+    p = generation(host, scripts=scripts, init_images=[source], **{"denoising_strength": 0.5, **values})
+    return entry.run_as_script(p, AlwaysOn(), [{**SMALL, **settings}], own=(AlwaysOn,)), p
+
+
+def pixels(processed):
+    return [np.array(image).tobytes() for image in processed.images]
+
+
+def test_both_ways_in_give_the_same_pixels_at_the_exact_size(host, source):
+    chosen, _ = dropdown(host, source, {"scale_factor": 1.7})
+    p = generation(
+        host, scripts=[AlwaysOn()], args=[{**SMALL, "scale_factor": 1.7}], init_images=[source], denoising_strength=0.5
+    )
+    assert pixels(host.process_images(p)) == pixels(chosen)
+    assert chosen.images[0].size == (82, 68)
+    assert p.scripts.swallowed == host.callbacks.swallowed == []
+
+
+def test_the_callers_generation_stays_as_it_was(host, source):
+    p = generation(host, scripts=[AlwaysOn()], args=[False], init_images=[source], seed=5)
+    before = fields(p)
+    entry.run_as_script(p, AlwaysOn(), [SMALL], own=(AlwaysOn,))
+    assert fields(p) == before
+    assert p.scripts.callback_map == {}
+
+
+def test_the_always_on_panel_puts_everything_back(host, source):
+    p = generation(host, scripts=[AlwaysOn()], args=[SMALL], init_images=[source], denoising_strength=0.5)
+    before = fields(p)
+    host.process_images(p)
+    after = fields(p)
+    made_by_the_host = set(after) - set(before) | {"iteration"}
+    assert {k: v for k, v in after.items() if k not in made_by_the_host} == {
+        k: v for k, v in before.items() if k not in made_by_the_host
+    }
+    assert takeover.MARK not in vars(p) and "sample" not in vars(p) and "init" not in vars(p)
+
+
+def test_strength_nought_is_bitwise_off_and_strength_acts(host, source):
+    off, nought, half, full = (
+        pixels(dropdown(host, source, s)[0])
+        for s in ({"dino_enabled": False}, {"dino_strength": 0}, {"dino_strength": 0.5}, {"dino_strength": 1})
+    )
+    assert off == nought
+    assert len({off[0], half[0], full[0]}) == 3
+
+
+@pytest.mark.parametrize("sampler", ["Euler", "Euler a", "DDIM", "DPM++ SDE"])
+def test_guidance_acts_with_every_kind_of_sampler_and_stays_small(host, source, sampler):
+    off, on = (dropdown(host, source, {"dino_strength": s}, sampler_name=sampler)[0] for s in (0, 1))
+    difference = np.abs(np.array(off.images[0]).astype(int) - np.array(on.images[0]))
+    assert 0 < difference.max() < 100
+
+
+@pytest.mark.parametrize("sampler", ["Euler", "Euler a", "DPM++ SDE"])
+def test_tiles_agree_with_one_whole_tile_whatever_noise_the_sampler_draws(host, source, monkeypatch, sampler):
+    # A model that looks at each cell alone: tiles can only differ by their noise, drawn at every step.
+    monkeypatch.setattr(CFGDenoiser, "model", lambda self, x, ratio: 0.8 * x)
+    settings = {"dino_enabled": False, "denoise": 0.9, "consistency": 0}
+    whole, tiled = (
+        np.array(dropdown(host, source, {**settings, "tile_size": size}, sampler_name=sampler)[0].images[0]).astype(int)
+        for size in (512, 64)
+    )
+    other = np.array(dropdown(host, source, settings, sampler_name=sampler, seed=2)[0].images[0])
+    assert np.abs(whole - tiled).max() <= 4  # the autoencoder's own noise
+    assert np.abs(other - tiled).max() > 40
+
+
+def test_tile_batches_change_nothing(host, source):
+    one, four = (dropdown(host, source, {"tile_batch_size": n, "dino_enabled": False})[0] for n in (1, 4))
+    difference = np.abs(np.array(one.images[0]).astype(int) - np.array(four.images[0]))
+    assert difference.max() <= 3  # the autoencoder's own noise
+
+
+def test_values_are_rounded_and_not_cut(host, source):
+    same, _ = dropdown(host, source, {"scale_factor": 1, "denoise": 0})
+    assert pixels(same) == [np.array(source).tobytes()]
+
+
+def test_each_picture_of_a_batch_has_its_own_seed_and_prompt(host, source):
+    many, _ = dropdown(
+        host, source, {"dino_enabled": False}, batch_size=2, n_iter=2, prompt=["a", "b", "c", "d"], seed=10
+    )
+    assert len(set(pixels(many))) == 4
+    alone, _ = dropdown(host, source, {"dino_enabled": False}, prompt="d", seed=13)
+    assert pixels(alone)[0] == pixels(many)[3]
+    assert {prompts for prompts, *_ in host.encoded} == {("a",), ("b",), ("c",), ("d",)}
+
+
+def test_hooks_are_gone_afterwards_and_see_no_other_job(host, source):
+    dropdown(host, source, {})
+    assert host.callbacks.before == host.callbacks.after == []
+
+    other = generation(host, scripts=[], init_images=[source], width=48, height=40)
+    alone = pixels(host.process_images(other))
+
+    class Nested(Script):
+        """Another extension's pass in the middle of a tile, as by ADetailer."""
+
+        args_from = args_to = 0
+        made = None
+
+        def title(self):
+            return "Nested"
+
+        def process_before_every_sampling(self, p, *args, **kwargs):
+            if Nested.made is None:
+                Nested.made = "on its way"
+                inner = generation(host, scripts=[], init_images=[source], width=48, height=40)
+                Nested.made = pixels(host.process_images(inner))
+
+    script = Nested()
+    script.filename = "n"
+    torch.manual_seed(1)
+    dropdown(host, source, {"dino_strength": 1}, scripts=[script])
+    assert host.callbacks.swallowed == []
+    assert len(Nested.made[0]) == len(alone[0])
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), ValueError("shape")])
+def test_a_failing_guidance_is_logged_once_and_ends_the_run_aloud(host, source, monkeypatch, caplog, error):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr("lib_dino.correction.guide", fail)
+    with pytest.raises(GuidanceError, match=str(error)):
+        dropdown(host, source, {})
+    assert len([r for r in caplog.records if "DINO guidance stopped" in r.message]) == 1
+    assert host.callbacks.before == host.callbacks.after == []
+
+
+def test_a_bad_setting_stops_an_always_on_generation_before_anything_runs(host, source):
+    p = generation(host, scripts=[AlwaysOn()], args=[{"denoise": 7}], init_images=[source])
+    with pytest.raises(SettingsError) as caught:
+        host.process_images(p)
+    assert caught.value.field == "denoise"
+    assert host.seen == []
+
+
+def test_interrupt_ends_within_one_model_call_and_keeps_what_is_done(host, source):
+    count = 0
+
+    def interrupt():
+        nonlocal count
+        count += 1
+        if count == 8:
+            host.shared.state.interrupted = True
+
+    host.on_call = interrupt
+    stopped, _ = dropdown(host, source, {"dino_enabled": False, "scale_factor": 3, "denoise": 0.9})
+    assert count == 8
+    image = np.array(stopped.images[0])
+    base = np.array(dropdown_base(host, source, 3))
+    assert image.shape == (120, 144, 3)
+    assert (image[:30, :30] != base[:30, :30]).any()
+    assert np.abs(image[-30:, -30:].astype(int) - base[-30:, -30:]).max() <= 3
+    assert host.callbacks.before == []
+
+
+def dropdown_base(host, source, scale):
+    host.shared.state.interrupted, host.on_call = False, None
+    return dropdown(host, source, {"denoise": 0, "dino_enabled": False, "scale_factor": scale})[0].images[0]
+
+
+def test_the_first_click_on_interrupt_is_enough(host, source):
+    def click():
+        host.shared.state.stopping_generation = True
+
+    host.on_call = click
+    dropdown(host, source, {"dino_enabled": False, "scale_factor": 3})
+    assert len(host.seen) == 0
+
+
+def test_skip_goes_on_with_the_next_picture(host, source):
+    def skip():
+        host.on_call = None
+        host.shared.state.skipped = True
+
+    host.on_call = skip
+    two, _ = dropdown(host, source, {"dino_enabled": False}, batch_size=2, seed=4)
+    assert pixels(two)[1] == pixels(dropdown(host, source, {"dino_enabled": False}, seed=5)[0])[0]
+
+
+def test_only_the_masked_part_is_replaced_and_other_tiles_are_left_out(host, source):
+    mask = Image.new("L", source.size, 0)
+    mask.paste(255, (0, 0, 10, 40))
+    settings = {"dino_enabled": False, "scale_factor": 4, "denoise": 0.9}
+    dropdown(host, source, settings)
+    all_tiles = len(host.calls)
+    masked, _ = dropdown(host, source, settings, mask=mask, mask_blur_x=0, mask_blur_y=0)
+    assert len(host.calls) - all_tiles < all_tiles
+    base = np.array(dropdown(host, source, {**settings, "denoise": 0, "consistency": 0})[0].images[0])
+    image = np.array(masked.images[0])
+    assert (image[:, 60:] == base[:, 60:]).all()
+    assert (image[:, :30] != base[:, :30]).any()
+
+
+def test_txt2img_upscales_what_it_made_and_keeps_its_own_size(host):
+    plain = host.process_images(generation(host, kind=Txt2Img, width=48, height=40)).images[0]
+    settings = {**SMALL, "denoise": 0, "dino_enabled": False}
+    p = generation(host, kind=Txt2Img, scripts=[AlwaysOn()], args=[settings], width=48, height=40)
+    large = host.process_images(p).images[0]
+    assert large.size == (96, 80) and (p.width, p.height) == (48, 40)
+    small = np.array(large.resize(plain.size, Image.Resampling.BICUBIC)).astype(int)
+    assert np.abs(small - np.array(plain)).mean() < 2
+    guided = generation(host, kind=Txt2Img, scripts=[AlwaysOn()], args=[{**SMALL, "denoise": 0.5}], width=48, height=40)
+    assert host.process_images(guided).images[0].size == (96, 80)
+
+
+def test_progress_counts_all_tiles_and_the_preview_is_the_whole_canvas(host, source):
+    dropdown(host, source, {"dino_enabled": False, "scale_factor": 3}, n_iter=2)
+    state = host.shared.state
+    assert state.job_no == state.job_count == len(host.calls) - 1 + 2
+    assert {image.size for image in state.previews} == {(144, 120)}
+    assert state.textinfo is None
+
+
+def test_the_file_of_the_last_prompt_holds_the_picture_and_not_a_tile(host, source):
+    dropdown(host, source, {"dino_enabled": False}, prompt="a cat")
+    assert (host.folder / "params.txt").read_text() == "a cat, Size: 96x80"
+
+
+def test_torchs_global_generator_is_left_as_it_was(host, source):
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    dropdown(host, source, {})
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_every_setting_is_in_the_saved_text(host, source):
+    made, _ = dropdown(host, source, {"upscaler": "Nearest", "sampler_name": "Heun"})
+    saved = made.images[0].info["parameters"]
+    assert saved["Script"] == "DINO Upscale"
+    assert saved["DINO upscaler"] == "Nearest" and saved["DINO sampler"] == "Heun"
+    assert saved["Denoising strength"] == "0.5"
+
+
+class Hypertile(Script):
+    args_from = args_to = 0
+    sizes: list = []  # noqa: RUF012
+
+    def title(self):
+        return "Hypertile"
+
+    def process(self, p, *args):
+        self.sizes.append((p.width, p.height))
+
+
+class Detailer(Script):
+    args_from = args_to = 0
+    sizes: list = []  # noqa: RUF012
+
+    def title(self):
+        return "ADetailer"
+
+    def postprocess_image(self, p, pp, *args):
+        self.sizes.append(pp.image.size)
+
+
+def test_other_scripts_act_on_the_picture_or_on_each_tile_and_never_on_both(host, source):
+    Hypertile.sizes.clear()
+    Detailer.sizes.clear()
+    dropdown(host, source, {"dino_enabled": False}, scripts=[Hypertile(), Detailer(), AlwaysOn()], width=512)
+    assert set(Hypertile.sizes) == {(64, 64)}
+    assert Detailer.sizes == [(96, 80)]
+
+
+def test_pictures_of_different_sizes_are_refused(host, source):
+    p = generation(host, init_images=[source, source.resize((20, 20))], batch_size=2)
+    with pytest.raises(Exception, match="init_images"):
+        entry.run_as_script(p, AlwaysOn(), [SMALL], own=(AlwaysOn,))
+
+
+def test_an_img2img_of_the_host_itself_still_works(host, source):
+    p = generation(host, kind=Img2Img, init_images=[source], width=48, height=40)
+    assert host.process_images(p).images[0].size == (48, 40)
