@@ -199,7 +199,7 @@ def settings_page() -> None:
     section = ("dino_upscale", TITLE)
     options = [
         (weights.OPTION_MODEL, "", "Feature model that \"Default\" stands for", gr.Dropdown,
-         lambda: {"choices": ["", *(n for n in weights.names() if n != DEFAULT_MODEL)], "allow_custom_value": True}),
+         lambda: {"choices": ["", *(n for n in weights.names() if n != DEFAULT_MODEL)]}),
         (weights.OPTION_FOLDER, "", "Folder of feature models; empty is models/dinov2", gr.Textbox, {}),
         (weights.OPTION_DEVICE, "Automatic", "Device of the feature model", gr.Radio,
          {"choices": ["Automatic", "CPU"]}),

@@ -176,6 +176,25 @@ def test_txt2img_upscales_what_it_made(host):
     assert "DINO upscale" in guided.saved and "Script" not in guided.saved
 
 
+def test_the_plot_varies_strength_and_preset(host):
+    info = next(s for s in host.call("/sdapi/v1/script-info").body if s["name"] == "x/y/z plot" and s["is_img2img"])
+    axes = info["args"][0]["choices"]
+    wanted = {"x": ("[DINO Upscale] DINO strength", "0, 1"), "y": ("[DINO Upscale] Tile size", "64, 96")}
+    args = [arg["value"] for arg in info["args"]]
+    for place, (axis, values) in zip((0, 3), wanted.values(), strict=True):
+        args[place], args[place + 1], args[place + 2] = axes.index(axis), values, []
+    args[6], args[7], args[8] = 0, "", []
+    labels = [arg["label"] for arg in info["args"]]
+    args[labels.index("Include Sub Images")] = True
+    settings = {**SMALL, "enabled": False, "scale_factor": 1.5, "overlap": 16}
+    plot = {"script_name": "x/y/z plot", "script_args": args, "alwayson_scripts": {TITLE: {"args": [settings]}}}
+    cells = [image for image in host.img2img(**plot).images if image.size == (96, 72)]
+    assert len(cells) == 4
+    alone = host.dropdown({**SMALL, "scale_factor": 1.5, "dino_strength": 1, "tile_size": 96})
+    assert len({cell.tobytes() for cell in cells}) == 4
+    assert alone.pixels in {cell.tobytes() for cell in cells}
+
+
 def test_off_leaves_a_generation_alone(host):
     before = host.img2img().pixels
     assert host.img2img(alwayson_scripts={TITLE: {"args": [False]}}).pixels == before
