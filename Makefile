@@ -29,6 +29,7 @@ $(VENV)/.demo: requirements.txt | $(BIN)/python
 
 $(VENV)/.test: requirements.txt requirements-dev.txt | $(BIN)/python
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements-dev.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps timm==1.0.31  # without torchvision
 	@touch $@ $(VENV)/.demo
 
 clean:

@@ -36,7 +36,7 @@ class Denoiser:
     """
 
     def __init__(self, unet: Any, *, device: str | torch.device = "cpu") -> None:
-        self.unet = unet.to(device, torch.float32, memory_format=torch.channels_last).eval().requires_grad_(False)
+        self.unet = unet.float().to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
         self.unet.set_attn_processor(OneToken())
 
     @torch.no_grad()

@@ -81,7 +81,7 @@ def upscale(
         settings = settings.replace(seed=random.SystemRandom().randint(0, MAX_SEED))
     target_size = settings.target_size(picture.size)
     if model is None or isinstance(model, str | os.PathLike):
-        model = _denoiser(model)
+        model = _denoiser(None if model is None else os.fspath(model))
     if dino is None and (settings.guides or measure):
         dino = _features(settings.dino_model or None)
     run = Run(picture.pixels, target_size, settings, model, dino, measure=measure, progress=progress)
@@ -110,7 +110,7 @@ def compare(
     if settings.seed < 0:
         settings = settings.replace(seed=random.SystemRandom().randint(0, MAX_SEED))
     if model is None or isinstance(model, str | os.PathLike):
-        model = _denoiser(model)
+        model = _denoiser(None if model is None else os.fspath(model))
     dino = dino or _features(settings.dino_model or None)
     arms = {
         "Plain img2img": settings.replace(consistency=0.0, dino_enabled=False),
@@ -133,7 +133,7 @@ def _lanczos(picture: Picture, settings: Settings, model: Render, dino: Dinov2) 
 
 
 @functools.lru_cache(maxsize=1)
-def _denoiser(folder: str | os.PathLike[str] | None) -> EmbeddedRender:
+def _denoiser(folder: str | None) -> EmbeddedRender:
     """Loaded once for all pictures of a batch."""
     return EmbeddedRender(None if folder is None else Path(folder))
 

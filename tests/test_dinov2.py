@@ -2,6 +2,7 @@ import json
 import math
 import shutil
 import sys
+import types
 
 import pytest
 import torch
@@ -306,8 +307,9 @@ def test_a_repositorys_files_are_fetched_only_by_its_id(monkeypatch, folders, im
     assert_close(dino.patch_tokens(image), load_dinov2(folders["plain"]).patch_tokens(image))
 
 
-def test_timm_serves_where_transformers_has_no_dinov2(monkeypatch, folders, timm):
-    monkeypatch.setitem(sys.modules, "transformers", None)
+@pytest.mark.parametrize("transformers", [None, types.ModuleType("transformers")], ids=["missing", "too old"])
+def test_timm_serves_where_transformers_has_no_dinov2(transformers, monkeypatch, folders, timm):
+    monkeypatch.setitem(sys.modules, "transformers", transformers)
     assert load_dinov2(folders["plain"]).backend == "timm"
 
 

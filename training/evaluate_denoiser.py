@@ -39,8 +39,9 @@ from photographs import photographs  # noqa: E402
 
 from lib_dino.consistency import back_project  # noqa: E402
 from lib_dino.denoiser import Denoiser, load_denoiser  # noqa: E402
+from lib_dino.embedded import NOISE_SCALE  # noqa: E402
 from lib_dino.resample import resize  # noqa: E402
-from lib_dino.sampling import SIGMA_DATA, sample, schedule  # noqa: E402
+from lib_dino.sampling import sample, schedule  # noqa: E402
 
 Judge = Callable[[Tensor], list[Tensor]]
 COLUMNS = ("PSNR", "SSIM", "HF", "gain", "NS", "T2", "grain")
@@ -157,7 +158,7 @@ def save(image: Tensor, path: Path) -> None:
 
 def img2img(denoiser: Denoiser, soft: Tensor, denoise: float, *, source: Tensor | None = None, seed: int = 0) -> Tensor:
     """One untiled run at 20 full steps; with `source`, back-projected at every call and at the end."""
-    sigmas = [ratio * SIGMA_DATA for ratio in schedule(denoise, 20)]
+    sigmas = [ratio * NOISE_SCALE for ratio in schedule(denoise, 20)]
     noise = torch.randn(soft.shape, generator=torch.Generator().manual_seed(seed))
 
     def correct(clean: Tensor, ratio: float) -> Tensor:
@@ -188,7 +189,7 @@ def tile_agreement(denoiser: Denoiser, denoise: float) -> float:
     row = next(r for r in photographs("heldout") if r.name.startswith("life"))
     picture = tensor(Image.open(row.file).crop((0, 0, 768, 768)))
     soft = resize(resize(picture, (384, 384)), (768, 768)).clamp(0, 1)
-    sigmas = [ratio * SIGMA_DATA for ratio in schedule(denoise, 20)]
+    sigmas = [ratio * NOISE_SCALE for ratio in schedule(denoise, 20)]
     noise = torch.randn(soft.shape, generator=torch.Generator().manual_seed(0))
     start = 2 * soft - 1 + sigmas[0] * noise
     whole = sample(start, sigmas, denoiser, lambda x, _: x)[..., 128:640, 128:640]
