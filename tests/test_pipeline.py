@@ -1,0 +1,71 @@
+"""The whole of it, on the networks that ship and a piece of a real photograph."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lib_dino import Settings, upscale
+from lib_dino.dinov2 import load_dinov2
+from lib_dino.embedded import EmbeddedRender
+from lib_dino.images import Picture, read_picture
+from lib_dino.quality import detail_ratio, psnr
+from lib_dino.resample import resize
+
+PHOTO = Path(__file__).parent.parent / "examples" / "astronaut.png"
+
+
+@pytest.fixture(scope="module")
+def model():
+    return EmbeddedRender()
+
+
+@pytest.fixture(scope="module")
+def dino():
+    return load_dinov2()
+
+
+@pytest.fixture(scope="module")
+def photo():
+    """An eye and hair, 112 px square, and its half."""
+    truth = read_picture(PHOTO).pixels[..., 60:172, 170:282]
+    return truth, Picture(resize(truth, (56, 56)).clamp(0, 1))
+
+
+def run(photo, model, dino, **settings):
+    settings = Settings(seed=1, **settings)
+    return upscale(photo[1], settings, model=model, dino=dino, measure=True)
+
+
+def test_strength_nought_is_bitwise_off(photo, model, dino):
+    off = run(photo, model, dino, dino_enabled=False)
+    nought = run(photo, model, dino, dino_strength=0.0)
+    assert torch.equal(off.picture.pixels, nought.picture.pixels)
+
+
+def test_more_strength_is_more_faithful(photo, model, dino):
+    drifts = [run(photo, model, dino, denoise=0.5, consistency=0.0, dino_strength=s).report.drift for s in (0.0, 0.5, 1.0)]
+    assert drifts[0] > drifts[1] > drifts[2]
+    assert drifts[2] < 0.7 * drifts[0]
+
+
+def test_consistency_keeps_the_picture_through_a_strong_repaint(photo, model, dino):
+    loose = run(photo, model, dino, denoise=0.5, consistency=0.0, dino_enabled=False)
+    kept = run(photo, model, dino, denoise=0.5, dino_enabled=False)
+    assert psnr(kept.picture.pixels, photo[0]) > psnr(loose.picture.pixels, photo[0]) + 2
+    assert kept.report.drift < 0.1 * loose.report.drift
+
+
+def test_the_default_is_sharper_than_enlarging_and_as_near_to_the_original(photo, model, dino):
+    truth, source = photo
+    result = run(photo, model, dino).picture.pixels
+    plain = resize(source.pixels, (112, 112)).clamp(0, 1)
+    assert detail_ratio(result, truth) > detail_ratio(plain, truth) + 0.5 * (1 - detail_ratio(plain, truth))
+    assert psnr(result, truth) > psnr(plain, truth)
+
+
+def test_the_same_seed_gives_the_same_picture_and_minus_one_draws_one(photo, model, dino):
+    first, again = run(photo, model, dino, denoise=0.1), run(photo, model, dino, denoise=0.1)
+    assert torch.equal(first.picture.pixels, again.picture.pixels)
+    drawn = upscale(photo[1], Settings(denoise=0.0), model=model, dino=dino)
+    assert drawn.settings.seed >= 0
