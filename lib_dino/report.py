@@ -86,7 +86,7 @@ class Report:
         if self.drift is None or self.drift_enlarged is None:
             drift = "not measured"
         else:
-            drift = f"{self.drift:.4f} (worst tile {self.drift_worst:.4f}; plain enlargement {self.drift_enlarged:.4f})"
+            drift = f"{self.drift:.2g} (worst tile {self.drift_worst:.2g}; plain enlargement {self.drift_enlarged:.2g})"
         strength = self.settings["dino_strength"] if self.settings["dino_enabled"] else 0
         return [
             f"Size: {w}x{h} -> {width}x{height} px, {len(self.tiles)} tiles, {self.model_calls} model calls",
