@@ -75,13 +75,9 @@ def upscale(
         SettingsError: the target size does not fit the source.
         ImageError, ModelError: the picture or a network cannot be read.
     """
-    picture = _open(source)
-    settings = settings or Settings()
-    if settings.seed < 0:
-        settings = settings.replace(seed=random.SystemRandom().randint(0, MAX_SEED))
+    picture, settings = _open(source), _seeded(settings or Settings())
     target_size = settings.target_size(picture.size)
-    if model is None or isinstance(model, str | os.PathLike):
-        model = _denoiser(None if model is None else os.fspath(model))
+    model = _model(model)
     if dino is None and (settings.guides or measure):
         dino = _features(settings.dino_model or None)
     run = Run(picture.pixels, target_size, settings, model, dino, measure=measure, progress=progress)
@@ -105,12 +101,8 @@ def compare(
     Returns:
         Results by label: Lanczos, plain img2img, consistency alone, and the settings as given.
     """
-    picture = _open(source)
-    settings = settings or Settings()
-    if settings.seed < 0:
-        settings = settings.replace(seed=random.SystemRandom().randint(0, MAX_SEED))
-    if model is None or isinstance(model, str | os.PathLike):
-        model = _denoiser(None if model is None else os.fspath(model))
+    picture, settings = _open(source), _seeded(settings or Settings())
+    model = _model(model)
     dino = dino or _features(settings.dino_model or None)
     arms = {
         "Plain img2img": settings.replace(consistency=0.0, dino_enabled=False),
@@ -130,6 +122,17 @@ def _lanczos(picture: Picture, settings: Settings, model: Render, dino: Dinov2) 
     enlarged = picture_from_pil(picture.to_pil().resize((width, height), PIL.Image.Resampling.LANCZOS))
     run = Run(picture.pixels, (height, width), off, model, dino, measure=True)
     return Result(_like(picture, enlarged.pixels), run.report(enlarged.pixels, 0.0), off)
+
+
+def _seeded(settings: Settings) -> Settings:
+    """`settings` with a seed drawn where none was given."""
+    return settings if settings.seed >= 0 else settings.replace(seed=random.SystemRandom().randint(0, MAX_SEED))
+
+
+def _model(model: Render | str | os.PathLike[str] | None) -> Render:
+    if model is None or isinstance(model, str | os.PathLike):
+        return _denoiser(None if model is None else os.fspath(model))
+    return model
 
 
 @functools.lru_cache(maxsize=1)
