@@ -76,6 +76,7 @@ class TileCorrection:
         strength: of the guidance, 0 to 1.
         extract: a picture to its feature grid; None when guidance is off.
         target: what a region of the source is to DINO; None when guidance is off.
+        applied: root mean square of every call's correction so far, in units of the data's spread.
     """
 
     source: Tensor
@@ -85,10 +86,23 @@ class TileCorrection:
     strength: float = 0.0
     extract: Extract | None = None
     target: Callable[[Tensor], Target] | None = None
+    applied: list[Tensor] = field(default_factory=list, init=False)
     _target: Target | None = field(default=None, init=False)
+
+    @property
+    def mean_applied(self) -> float:
+        """Mean of `applied`; 0 before the first call."""
+        return float(sum(self.applied) / len(self.applied)) if self.applied else 0.0
 
     def __call__(self, clean: Tensor, ratio: float, codec: Codec, reference: Tensor | None = None) -> Tensor:
         """`clean`, (1, C, h, w) at noise-to-signal `ratio`, corrected; itself when nothing acts."""
+        corrected = self._corrected(clean, ratio, codec, reference)
+        if corrected is not clean:
+            # Stays a tensor: reading a number would make a GPU wait.
+            self.applied.append((corrected - clean).float().square().mean().sqrt() / codec.spread)
+        return corrected
+
+    def _corrected(self, clean: Tensor, ratio: float, codec: Codec, reference: Tensor | None) -> Tensor:
         if self.strength and self.extract and self.target:
 
             def view(x: Tensor) -> Tensor:

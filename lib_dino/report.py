@@ -21,6 +21,16 @@ class TileReport:
             and of the source, both less the source's mean; 0 is faithful. None when not measured.
         drift_worst: the largest weighted patch drift of the tile.
         drift_enlarged: the same mean for the plainly enlarged source: the floor.
+        seed: of the noise that the kept painting started from; None when the model was not asked.
+        denoise: of the kept painting.
+        guidance: mean root mean square of the corrections, guidance and consistency together, over the kept
+            painting's model calls, in units of the data's spread; 0 when nothing acted.
+        tries: how often the tile was redone, because its drift was over the bound.
+        kept: which painting was kept: 0 the first, 1 the first redone, ...
+        drift_first: drift of the first painting, before any repair or blending; None when not measured.
+        blended: mean share of the enlarged source that was blended in to keep the bound, 0 to 1.
+        skipped: left as the enlarged source, because nothing in it wants repainting.
+        subject: share of the tile that shows the picture's subject, 0 to 1; None when not asked for.
     """
 
     box: tuple[int, int, int, int]
@@ -28,6 +38,15 @@ class TileReport:
     drift: float | None = None
     drift_worst: float | None = None
     drift_enlarged: float | None = None
+    seed: int | None = None
+    denoise: float | None = None
+    guidance: float = 0.0
+    tries: int = 0
+    kept: int = 0
+    drift_first: float | None = None
+    blended: float = 0.0
+    skipped: bool = False
+    subject: float | None = None
 
 
 @dataclass(frozen=True)

@@ -115,6 +115,7 @@ class Run:
     starting: Callable[[Sequence[Tile]], None] | None = None
     stopped: bool = False
     _seconds: dict[Tile, float] = field(default_factory=dict)
+    _guidance: dict[Tile, float] = field(default_factory=dict)
     _call: int = 0
 
     def __post_init__(self) -> None:
@@ -211,6 +212,7 @@ class Run:
             called=self._called,
         )
         self._seconds.update(dict.fromkeys(tiles, (time.perf_counter() - started) / len(tiles)))
+        self._guidance.update((t, each.mean_applied) for t, each in zip(tiles, corrections, strict=True))
         return out
 
     def _called(self) -> None:
@@ -243,17 +245,20 @@ class Run:
 
     def _tile_report(self, tile: Tile, image: Tensor) -> TileReport:
         box = (tile.y0, tile.x0, min(tile.y1, self.target_size[0]), min(tile.x1, self.target_size[1]))
-        seconds = self._seconds.get(tile, 0.0)
+        done = TileReport(box, self._seconds.get(tile, 0.0), guidance=self._guidance.get(tile, 0.0))
+        if tile in self._seconds:
+            done = dataclasses.replace(done, seed=self.settings.seed, denoise=self.settings.denoise)
         operators = tile_operators(_size(self.source), self.target_size, tile.rows, tile.cols)
         if not self.measure or not operators.knows_something:
-            return TileReport(box, seconds)
+            return done
         target = self._target(operators.crop(self.source))
         made, plain = (
             self._extract(operators.down(_pad(picture[..., tile.rows, tile.cols], tile.size)))
             for picture in (image, self._plain)
         )
         worst = float((target.weight * patch_drift(made, target)).max())
-        return TileReport(box, seconds, float(drift(made, target)), worst, float(drift(plain, target)))
+        mean, floor = float(drift(made, target)), float(drift(plain, target))
+        return dataclasses.replace(done, drift=mean, drift_worst=worst, drift_enlarged=floor, drift_first=mean)
 
 
 def _pad(image: Tensor, size: tuple[int, int]) -> Tensor:

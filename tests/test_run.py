@@ -145,3 +145,15 @@ def test_a_report_is_plain_values(source):
     assert len(values["tiles"]) == len(task.plan)
     assert len(report.summary()) == 5
     assert "61x40 -> 122x80" in report.summary()[0]
+
+
+def test_a_report_says_for_each_tile_how_much_was_corrected(source):
+    source = 0.3 + 0.4 * resize(source[..., ::8, ::8], (40, 61)).clamp(0, 1)
+
+    def tiles(consistency):
+        task = run(source, FakeModel(lambda t, n: (t + 0.1).clamp(0, 1)), consistency=consistency)
+        return task.report(task.render(), 1.0).tiles
+
+    off, half, full = (tiles(consistency) for consistency in (0.0, 0.4, 0.8))
+    assert all(t.guidance == 0 and t.seed == 1 and t.denoise == 0.2 for t in off)
+    assert all(0 < h.guidance < f.guidance for h, f in zip(half, full, strict=True))
