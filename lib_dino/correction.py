@@ -9,7 +9,8 @@ from typing import Protocol
 from torch import Tensor
 
 from .consistency import tile_pull
-from .guidance import Extract, Target, guide
+from .drift import Extract, Target
+from .guidance import guide
 from .resample import TileOperators
 
 

@@ -1,26 +1,18 @@
 """DINO guidance: keep a tile's predicted clean picture what the source is, as DINOv2 features see it.
 
-The estimate is compared at the source's own scale (made small by `view`, which the caller gives), so detail
-that the source cannot have is no error: only what would be seen in the source is. It is compared with the
-features of the same region alone, not with those cut from the whole source: what surrounds a patch colours its
-features, and the same pixels with and without their surroundings are further apart (0.16) than with noise of
-5/255 (0.002), so the cut would drown what is looked for. Only the mean that features are centred by is the whole
-source's. The loss is the cosine distance of centred patch features, and the step is taken on the predicted clean
+The estimate is compared at the source's own scale (made small by `view`, which the caller gives) by the measure of
+`drift`. The loss is the cosine distance of centred patch features, and the step is taken on the predicted clean
 picture alone (MPGD, He et al. 2024), never through the diffusion model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .features import centre, confidence, cosine_distance
-
-Extract = Callable[[Tensor], Tensor]
-"""A picture (B, 3, H, W) in [0, 1] to its feature grid (B, D, gh, gw); differentiable."""
+from .drift import Extract, Target, drift
 
 View = Callable[[Tensor], Tensor]
 """A predicted clean picture in the model's scale to what the source would show of it, in [0, 1]."""
@@ -30,54 +22,6 @@ NULL_DRIFT = 1e-4
 
 MAX_STEP = 0.12
 """Largest root mean square of one correction, relative to the data's spread, at high noise."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """What a region of the source is to DINO.
-
-    Attributes:
-        features: (1, D, gh, gw) of the region, centred by `mean`.
-        mean: (1, D, 1, 1), the mean feature of the whole source.
-        weight: (1, gh, gw), 0 to 1: how much each patch says; a featureless patch has no direction.
-    """
-
-    features: Tensor
-    mean: Tensor
-    weight: Tensor
-
-
-def mean_feature(grid: Tensor) -> Tensor:
-    """(1, D, gh, gw) to its mean over patches, (1, D, 1, 1)."""
-    return grid.mean((-2, -1), keepdim=True)
-
-
-def make_target(grid: Tensor, mean: Tensor, *, spread: float) -> Target:
-    """The target for a region with feature grid `grid`.
-
-    Args:
-        grid: (1, D, gh, gw), features of the region as the source shows it.
-        mean: (1, D, 1, 1), mean feature of the whole source.
-        spread: mean squared norm of the whole source's centred features.
-    """
-    centred = centre(grid, mean)
-    return Target(centred, mean, confidence(centred, spread))
-
-
-def spread(grid: Tensor) -> float:
-    """Mean squared norm of the centred features of `grid`, (1, D, gh, gw)."""
-    return float(centre(grid).square().sum(1).mean())
-
-
-def patch_drift(grid: Tensor, target: Target) -> Tensor:
-    """How far each patch is from the target: 1 - cosine of centred features, (B, gh, gw), 0 to 2."""
-    return cosine_distance(centre(grid, target.mean), target.features)
-
-
-def drift(grid: Tensor, target: Target) -> Tensor:
-    """Weighted mean of `patch_drift` for each picture, (B,)."""
-    weight = target.weight.expand(grid.shape[0], -1, -1)
-    return (weight * patch_drift(grid, target)).sum((-2, -1)) / weight.sum((-2, -1)).clamp(min=1e-12)
 
 
 def guide(

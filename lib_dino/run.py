@@ -15,8 +15,7 @@ from .blend import Canvas
 from .consistency import back_project, dead_zone, source_noise
 from .correction import Codec, TileCorrection
 from .dinov2 import Dinov2
-from .features import feature_grid
-from .guidance import Target, drift, make_target, mean_feature, patch_drift, spread
+from .drift import TileDrift, Yardstick
 from .quality import detail_ratio, psnr
 from .report import Report, TileReport
 from .resample import resize, tile_operators
@@ -136,9 +135,8 @@ class Run:
             self.plan if mask is None else [t for t in self.plan if bool(mask[..., t.rows, t.cols].any())]
         )
         self._calls = model.calls(settings.denoise, settings.steps)
-        if self.dino is not None:
-            whole = self._extract(self.source)
-            self._mean, self._spread = mean_feature(whole), spread(whole)
+        assert self.dino is not None or not (settings.guides or self.measure), "features are asked for, but no network"
+        self.yardstick = None if self.dino is None else Yardstick(self.dino, self.source, plain=self._plain)
 
     @property
     def calls(self) -> int:
@@ -231,34 +229,34 @@ class Run:
             consistency=self.settings.consistency,
             dead_zone=self._dead_zone,
             strength=self.settings.dino_strength if guides else 0.0,
-            extract=self._extract if guides else None,
-            target=self._target if guides else None,
+            extract=self.yardstick.extract if guides and self.yardstick else None,
+            target=self.yardstick.target if guides and self.yardstick else None,
         )
 
-    def _extract(self, image: Tensor) -> Tensor:
-        assert self.dino is not None, "features are asked for, but no network was given"
-        # The network may live elsewhere than the picture.
-        return feature_grid(self.dino, image.to(self.dino.positions.device)).to(image.device)
+    def drift(self, tile: Tile, image: Tensor) -> TileDrift | None:
+        """Drift of `tile` in `image`, a picture of the target size; None where the tile determines no source pixel.
 
-    def _target(self, region: Tensor) -> Target:
-        return make_target(self._extract(region), self._mean.to(region.device), spread=self._spread)
+        Raises:
+            ValueError: the run has no feature network.
+        """
+        if self.yardstick is None:
+            raise ValueError("drift needs a feature network, but the run was given none.")
+        operators = tile_operators(_size(self.source), self.target_size, tile.rows, tile.cols)
+        if not operators.knows_something:
+            return None
+        return self.yardstick.tile(_pad(image[..., tile.rows, tile.cols], tile.size), operators)
 
     def _tile_report(self, tile: Tile, image: Tensor) -> TileReport:
         box = (tile.y0, tile.x0, min(tile.y1, self.target_size[0]), min(tile.x1, self.target_size[1]))
         done = TileReport(box, self._seconds.get(tile, 0.0), guidance=self._guidance.get(tile, 0.0))
         if tile in self._seconds:
             done = dataclasses.replace(done, seed=self.settings.seed, denoise=self.settings.denoise)
-        operators = tile_operators(_size(self.source), self.target_size, tile.rows, tile.cols)
-        if not self.measure or not operators.knows_something:
+        found = self.drift(tile, image) if self.measure else None
+        if found is None:
             return done
-        target = self._target(operators.crop(self.source))
-        made, plain = (
-            self._extract(operators.down(_pad(picture[..., tile.rows, tile.cols], tile.size)))
-            for picture in (image, self._plain)
+        return dataclasses.replace(
+            done, drift=found.mean, drift_worst=found.worst, drift_enlarged=found.enlarged, drift_first=found.mean
         )
-        worst = float((target.weight * patch_drift(made, target)).max())
-        mean, floor = float(drift(made, target)), float(drift(plain, target))
-        return dataclasses.replace(done, drift=mean, drift_worst=worst, drift_enlarged=floor, drift_first=mean)
 
 
 def _pad(image: Tensor, size: tuple[int, int]) -> Tensor:

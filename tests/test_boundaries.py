@@ -15,7 +15,7 @@ RANKS = [
     {"settings", "tiles", "report", "files", "dinov2_file"},
     {"infotext", "blend", "resample", "quality", "sampling", "dinov2", "denoiser"},
     {"features", "consistency", "images"},
-    {"compare"},
+    {"compare", "drift"},
     {"guidance"},
     {"correction"},
     {"run"},

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from lib_dino.guidance import MAX_STEP, drift, guide, make_target, mean_feature, patch_drift, spread
+from lib_dino.drift import drift, make_target, mean_feature, patch_drift, spread
+from lib_dino.guidance import MAX_STEP, guide
 from lib_dino.resample import resize
 
 

@@ -1,0 +1,196 @@
+"""Drift: how far a result has left its source, as DINOv2 features see it, patch by patch.
+
+The result is compared at the source's own scale, made small by the very operators it was enlarged by, so detail that
+the source cannot have is no error: only what would be seen in the source is. It is compared with the features of the
+same region alone, not with those cut from the whole source: what surrounds a patch colours its features, and the same
+pixels with and without their surroundings are further apart (0.16) than with noise of 5/255 (0.002), so the cut would
+drown what is looked for. Only the mean that features are centred by is the whole source's.
+
+What plain enlargement of the source costs by the same measure is the floor: drift up to it is no one's fault.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .dinov2 import Dinov2
+from .features import centre, confidence, cosine_distance, feature_grid
+from .resample import TileOperators, resize
+
+Extract = Callable[[Tensor], Tensor]
+"""A picture (B, 3, H, W) in [0, 1] to its feature grid (B, D, gh, gw); differentiable."""
+
+WORST_SHARE: Final = 0.1
+"""Share of a tile's patches whose mean is the tile's score: a small invented thing must not drown in a large tile."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a region of the source is to DINO.
+
+    Attributes:
+        features: (1, D, gh, gw) of the region, centred by `mean`.
+        mean: (1, D, 1, 1), the mean feature of the whole source.
+        weight: (1, gh, gw), 0 to 1: how much each patch says; a featureless patch has no direction.
+    """
+
+    features: Tensor
+    mean: Tensor
+    weight: Tensor
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """From where on drift above the floor counts, for one feature network.
+
+    Attributes:
+        bound: largest weighted patch drift that honest enlargements show; above it a patch is over the bound.
+        invented: weighted patch drift at which half of all invented things lie; for colour scales.
+        measured: whether they were fitted for this network by `make calibrate` or are the stated defaults.
+    """
+
+    bound: float = 0.1
+    invented: float = 0.5
+    measured: bool = False
+
+
+@dataclass(frozen=True)
+class TileDrift:
+    """Drift of one tile.
+
+    Attributes:
+        patches: (gh, gw), weighted patch drift above the floor, 0 to 2; 0 is faithful.
+        mean: mean over patches, by weight, of drift as it is, floor included.
+        worst: the largest weighted patch drift, floor included.
+        enlarged: the same mean for the plainly enlarged source: the floor.
+        thresholds: what `over` compares with unless told otherwise.
+        rows, cols: the source pixels that the map covers.
+    """
+
+    patches: Tensor
+    mean: float
+    worst: float
+    enlarged: float
+    thresholds: Thresholds
+    rows: slice
+    cols: slice
+
+    @property
+    def score(self) -> float:
+        """Mean of the worst tenth of `patches`: the figure a tile is judged by."""
+        flat = self.patches.flatten()
+        return float(flat.topk(max(1, math.ceil(WORST_SHARE * len(flat)))).values.mean())
+
+    def over(self, bound: float | None = None) -> float:
+        """Share of patches above `bound`, or above the network's own, 0 to 1."""
+        limit = self.thresholds.bound if bound is None else bound
+        return float((self.patches > limit).float().mean())
+
+
+class Yardstick:
+    """Measures results against one source.
+
+    Args:
+        dino: the feature network.
+        source: (1, 3, H, W) in [0, 1].
+        plain: the plainly enlarged source, (1, 3, *target size); None measures without a floor.
+        thresholds: of this network; None takes the stated defaults.
+    """
+
+    def __init__(
+        self, dino: Dinov2, source: Tensor, *, plain: Tensor | None = None, thresholds: Thresholds | None = None
+    ) -> None:
+        self.dino, self.source = dino, source
+        self.thresholds = thresholds or Thresholds()
+        whole = self.extract(source)
+        self.mean, self.spread = mean_feature(whole), spread(whole)
+        # D of a crop is the crop of D, so the floor of every tile comes out of this one small picture.
+        self._shown = None if plain is None else resize(plain, (source.shape[-2], source.shape[-1]))
+
+    def extract(self, image: Tensor) -> Tensor:
+        """Feature grid of a picture (B, 3, H, W), on the picture's device, wherever the network lives."""
+        return feature_grid(self.dino, image.to(self.dino.positions.device)).to(image.device)
+
+    def target(self, region: Tensor) -> Target:
+        """What `region`, (1, 3, h, w) at the source's scale, is to DINO."""
+        return make_target(self.extract(region), self.mean.to(region.device), spread=self.spread)
+
+    def tile(self, made: Tensor, operators: TileOperators) -> TileDrift:
+        """Drift of one tile.
+
+        Args:
+            made: (1, 3, h, w) in [0, 1], the tile as it came out, padding included.
+            operators: the tile's, which must know something (`knows_something`).
+        """
+        target = self.target(operators.crop(self.source).to(made))
+        found = patch_drift(self.extract(operators.down(made)), target)
+        floor = torch.zeros_like(found)
+        if self._shown is not None:
+            floor = patch_drift(self.extract(operators.crop(self._shown).to(made)), target)
+        return TileDrift(
+            patches=(target.weight * (found - floor).clamp(min=0))[0].cpu(),
+            mean=float(weighted_mean(found, target.weight)),
+            worst=float((target.weight * found).max()),
+            enlarged=float(weighted_mean(floor, target.weight)),
+            thresholds=self.thresholds,
+            rows=operators.rows.span,
+            cols=operators.cols.span,
+        )
+
+
+def drift_map(tiles: Iterable[TileDrift], source_size: tuple[int, int]) -> Tensor:
+    """The patch maps of a picture's tiles put together, (1, 1, H, W) at the source's scale.
+
+    Where tiles overlap the larger value stands, so that nothing found is averaged away; what no tile knows is 0.
+    """
+    out = torch.zeros(1, 1, *source_size)
+    for tile in tiles:
+        part = out[..., tile.rows, tile.cols]
+        size = (part.shape[-2], part.shape[-1])
+        part.copy_(torch.maximum(part, F.interpolate(tile.patches[None, None].float(), size=size, mode="bilinear")))
+    return out
+
+
+def mean_feature(grid: Tensor) -> Tensor:
+    """(1, D, gh, gw) to its mean over patches, (1, D, 1, 1)."""
+    return grid.mean((-2, -1), keepdim=True)
+
+
+def spread(grid: Tensor) -> float:
+    """Mean squared norm of the centred features of `grid`, (1, D, gh, gw)."""
+    return float(centre(grid).square().sum(1).mean())
+
+
+def make_target(grid: Tensor, mean: Tensor, *, spread: float) -> Target:
+    """The target for a region with feature grid `grid`.
+
+    Args:
+        grid: (1, D, gh, gw), features of the region as the source shows it.
+        mean: (1, D, 1, 1), mean feature of the whole source.
+        spread: mean squared norm of the whole source's centred features.
+    """
+    centred = centre(grid, mean)
+    return Target(centred, mean, confidence(centred, spread))
+
+
+def patch_drift(grid: Tensor, target: Target) -> Tensor:
+    """How far each patch is from the target: 1 - cosine of centred features, (B, gh, gw), 0 to 2."""
+    return cosine_distance(centre(grid, target.mean), target.features)
+
+
+def drift(grid: Tensor, target: Target) -> Tensor:
+    """Weighted mean of `patch_drift` for each picture, (B,)."""
+    return weighted_mean(patch_drift(grid, target), target.weight)
+
+
+def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
+    """Mean of (B, gh, gw) by weights (1 or B, gh, gw), (B,); 0 where nothing weighs."""
+    weight = weight.expand(values.shape[0], -1, -1)
+    return (weight * values).sum((-2, -1)) / weight.sum((-2, -1)).clamp(min=1e-12)
