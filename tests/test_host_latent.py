@@ -1,11 +1,9 @@
-import types
-
 import pytest
 import torch
 from torch.testing import assert_close
 
 from lib_dino.host.hooks import clean_from_noise, noise_from_clean
-from lib_dino.host.latent import LatentCodec, TinyCodec, model_facts, signal_to_noise_inverse
+from lib_dino.host.latent import LatentCodec, TinyCodec, signal_to_noise_inverse
 from lib_dino.host.noise import TileNoise, later_noise
 from lib_dino.tiles import Tile
 
@@ -22,27 +20,6 @@ def test_noise_to_signal_of_flow_models_is_that_of_their_mixture():
     assert signal_to_noise_inverse(0.5, flow=True) == 1
     assert signal_to_noise_inverse(3.0, flow=False) == 3
     assert signal_to_noise_inverse(1.0, flow=True) == pytest.approx(1e4)
-
-
-@pytest.mark.parametrize(
-    ("facts", "family", "tile", "flow"),
-    [
-        ({}, "sd1", 512, False),
-        ({"is_sdxl": True}, "sdxl", 1024, False),
-        ({"is_sd3": True, "latent_channels": 16}, "sd3", 1024, True),
-        ({"latent_channels": 16}, "flux", 1024, True),
-    ],
-)
-def test_the_family_is_told_by_the_models_marks_then_by_its_channels(facts, family, tile, flow):
-    model = model_facts(types.SimpleNamespace(**facts))
-    assert (model.family, model.tile_px, model.flow) == (family, tile, flow)
-    assert model.channels == facts.get("latent_channels", 4)
-
-
-def test_flux_is_told_by_its_class_and_forges_autoencoder():
-    vae = types.SimpleNamespace(latent_channels=16)
-    kind = type("Flux", (), {"forge_objects": types.SimpleNamespace(vae=vae, unet=None)})
-    assert model_facts(kind()).family == "flux"
 
 
 @pytest.mark.parametrize(("family", "channels"), [("sd1", 4), ("sdxl", 4), ("sd3", 16), ("flux", 16), ("sd1", 32)])

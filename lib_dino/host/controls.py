@@ -20,7 +20,7 @@ from .args import (
     default,
     pasted,
 )  # fmt: skip
-from .entry import choices
+from .names import choices
 from .summary import summary
 
 _FIRST: Final = {"steps": 0, "tile_size": 0}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import SettingsError
 from . import others
-from .args import NO_UPSCALER, TITLE, Job, Request, parse
+from .args import TITLE, Job, Request, parse
+from .names import choices
 from .plots import OVERRIDES
 from .takeover import MARK, Takeover, check_size, loud
 
@@ -80,19 +80,6 @@ def job_of(p: Any, args: Sequence[Any], *, enabled: bool) -> Job:
         for image in p.init_images or ():
             check_size(job, (image.height, image.width))
     return job
-
-
-def choices() -> dict[str, list[str]]:
-    """The host's own names, whatever other extensions have added."""
-    from modules import sd_samplers, shared
-
-    found = {"upscaler": [NO_UPSCALER, *(u.name for u in shared.sd_upscalers if u.name != NO_UPSCALER)]}
-    found["sampler_name"] = [s.name for s in sd_samplers.all_samplers]
-    with contextlib.suppress(ImportError):  # Forge Classic keeps the schedule in the sampler's name
-        from modules import sd_schedulers
-
-        found["scheduler"] = [s.label for s in sd_schedulers.schedulers]
-    return found
 
 
 def working_copy(p: Any) -> Any:

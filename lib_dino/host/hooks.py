@@ -17,7 +17,8 @@ from torch import Tensor
 
 from ..correction import Codec
 from ..errors import DinoError
-from .latent import Model, signal_to_noise_inverse
+from .latent import signal_to_noise_inverse
+from .model import Model
 
 log = logging.getLogger("dino_upscale")
 

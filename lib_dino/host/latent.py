@@ -1,4 +1,4 @@
-"""The host's model: its family, its latents' size, and latents to pictures without its autoencoder.
+"""Latents to pictures without the host's autoencoder.
 
 Guidance needs a picture of every estimate, gradients included. A fixed linear map from latent channels to colour
 costs nothing and is good enough to compare with: the source's own latent is shown through the same map, so its
@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-FACTOR: Final = 8
-"""Pixels to a side of a latent cell, in every family."""
+from .model import FACTOR, Model
 
 # Colour in [-1, 1] = latent channels times these, plus the last row; the tables ComfyUI and the WebUIs preview with.
 _RGB: Final[dict[str, list[list[float]]]] = {
@@ -45,52 +43,6 @@ _RGB: Final[dict[str, list[list[float]]]] = {
         [-0.1262, -0.0982, -0.0778], [-0.0329, -0.0718, -0.0851],
     ],
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Model:
-    """What has to be known about the loaded diffusion model.
-
-    Attributes:
-        family: "sd1" (SD 2 counts as it), "sdxl", "sd3" or "flux".
-        channels: of its latents.
-        tile_px: side of a tile that suits it, pixels.
-        multiple_px: sides of its pictures are multiples of this.
-        flow: noisy latents are sigma * noise + (1 - sigma) * clean instead of clean + sigma * noise.
-    """
-
-    family: str
-    channels: int
-    tile_px: int
-    multiple_px: int
-    flow: bool
-
-
-def model_facts(sd_model: Any) -> Model:
-    """The facts about a host's `sd_model`; of an unknown one by its number of latent channels.
-
-    Only asked for inside a generation: before it, Forge's model is a placeholder.
-    """
-    channels = _channels(sd_model)
-    kind = type(sd_model).__name__
-    if getattr(sd_model, "is_sdxl", False):
-        family = "sdxl"
-    elif getattr(sd_model, "is_sd3", False):
-        family = "sd3"
-    else:
-        family = "flux" if kind in ("Flux", "Chroma") or channels >= 16 else "sd1"
-    unet = getattr(getattr(sd_model, "forge_objects", None), "unet", None)
-    predictor = getattr(getattr(unet, "model", None), "predictor", None)
-    flow = family in ("sd3", "flux") or getattr(predictor, "prediction_type", None) == "const"
-    return Model(family, channels, 512 if family == "sd1" else 1024, 16 if family in ("sd3", "flux") else 8, flow)
-
-
-def _channels(sd_model: Any) -> int:
-    vae = getattr(getattr(sd_model, "forge_objects", None), "vae", None)
-    for holder in (vae, sd_model):
-        if isinstance(channels := getattr(holder, "latent_channels", None), int):
-            return channels
-    return 4
 
 
 def signal_to_noise_inverse(sigma: float, *, flow: bool) -> float:

@@ -16,7 +16,8 @@ from ..settings import MAX_SEED
 from . import pictures, screen, weights
 from .args import NO_UPSCALER, TITLE, Job
 from .hooks import Hooks
-from .latent import TinyCodec, model_facts, tiny_autoencoder
+from .latent import TinyCodec, tiny_autoencoder
+from .model import model_facts
 from .render import HostRender
 
 

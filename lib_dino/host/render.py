@@ -14,12 +14,12 @@ from PIL import Image
 from torch import Tensor
 
 from ..correction import Codec
-from ..errors import SettingsError
 from ..run import TileCorrect
 from ..tiles import Tile
 from . import others, screen
 from .hooks import Batch, Hooks
-from .latent import FACTOR, LatentCodec, Model
+from .latent import LatentCodec
+from .model import FACTOR, Model, model_calls
 from .noise import TileNoise
 
 INFOTEXT_KEY = "DINO upscale"
@@ -85,21 +85,7 @@ class HostRender:
         Raises:
             SettingsError: the sampler would not run at all and return noise.
         """
-        from modules import sd_samplers, shared
-
-        if denoise == 0:
-            return 0
-        fixed = bool(shared.opts.img2img_fix_steps)
-        steps_in = steps - 1 if fixed else int(min(denoise, 0.999) * steps)
-        config = sd_samplers.all_samplers_map.get(self._template.sampler_name)
-        if self._template.sampler_name in ("DDIM", "DDIM CFG++", "PLMS", "UniPC") and steps_in < 2:
-            raise SettingsError(
-                f"{self._template.sampler_name} does nothing for so few steps: denoise {denoise} of {steps} steps "
-                f"leaves {steps_in}, and it needs 2. Raise the steps or take another sampler.",
-                field="steps", value=steps, limit=f"at least {int(2 / min(denoise, 0.999)) + 1}",
-            )  # fmt: skip
-        twice = bool(config is not None and config.options.get("second_order", False))
-        return 2 * steps_in + 1 if twice else steps_in + 1
+        return model_calls(self._template.sampler_name, denoise=denoise, steps=steps)
 
     def __call__(
         self,

@@ -7,11 +7,13 @@ import os
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from ..dinov2 import Dinov2, load_dinov2
 from ..errors import ModelError, SettingsError
 from .args import BUILT_IN_MODEL, DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from ..dinov2 import Dinov2
 
 DOWNLOADS: Final[dict[str, str]] = {
     "dinov2-small": "facebook/dinov2-small",
@@ -83,6 +85,8 @@ def load(name: str) -> Dinov2:
     """The network, on the device of the settings page; the last one is kept for the next picture."""
     import torch
     from modules import shared
+
+    from ..dinov2 import load_dinov2
 
     device = str(shared.opts.data.get(OPTION_DEVICE, "") or shared.device)
     device = str(shared.device) if device == "Automatic" else device.lower()
