@@ -1,4 +1,4 @@
-"""The command line: `python -m lib_dino upscale | settings | demo`.
+"""The command line: `python -m lib_dino upscale | settings | demo | doctor`.
 
 Every flag of a setting is read off `settings.knobs()`. Loads without torch.
 """
@@ -6,6 +6,7 @@ Every flag of a setting is read off `settings.knobs()`. Loads without torch.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import sys
@@ -49,6 +50,8 @@ examples:
       a folder and a pattern; each result 3840 px wide, with a JSON report beside it
   python -m lib_dino settings out/photo_x4.png
       what a picture was made with
+  python -m lib_dino doctor --url http://127.0.0.1:7860
+      whether the extension works in a running WebUI, and what to do where it does not
 
 """
 _FORM: Final[dict[str, Any]] = {
@@ -128,6 +131,22 @@ def _demo(args: argparse.Namespace) -> int:
     return batch.DONE
 
 
+def _doctor(args: argparse.Namespace) -> int:
+    from . import doctor, doctor_host, doctor_local, webapi
+
+    if args.auth is not None and ":" not in args.auth:
+        raise UsageError(f"--auth must be USER:PASSWORD, with a colon: got {args.auth!r}.")
+    if args.url is None:
+        return doctor.report(doctor.examine(doctor_local.CHECKS, doctor_local.Here()), say=say, as_json=args.json)
+    try:
+        webui = webapi.WebUI(args.url, auth=args.auth, timeout=args.timeout)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    visit = doctor_host.Visit(webui, fetch=args.fetch)
+    findings = doctor.examine(doctor_host.CHECKS, visit)
+    return doctor.report(findings, say=say, as_json=args.json, url=webui.url)
+
+
 def _settings(args: argparse.Namespace) -> Settings:
     given = {name: getattr(args, name) for name in knobs() if hasattr(args, name)}
     other = next((name for name in ("width", "height", "megapixels") if name in given), None)
@@ -151,7 +170,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("photo", metavar="PHOTO", nargs="?", help="a picture (default: the one that ships)")
     demo.add_argument("--out", metavar="DIR", default="out", help="folder to write to (default: %(default)s)")
+    _add_doctor(_command(
+        commands, "doctor", _doctor,
+        "Check a running WebUI over its API, or without --url this command line's own environment. One line a check: "
+        "ok, failed and what to do, or skipped and why. Exit code 0 when nothing failed, 1 otherwise.",
+    ))  # fmt: skip
     return parser
+
+
+def _add_doctor(parser: _Parser) -> None:
+    parser.add_argument("--url", metavar="URL", help="the WebUI's address, such as http://127.0.0.1:7860")
+    parser.add_argument("--auth", metavar="USER:PASSWORD", help="the pair of the WebUI's --api-auth")
+    parser.add_argument(
+        "--timeout", metavar="S", type=_positive, default=300.0,
+        help="longest wait for one tiny generation, seconds (default: %(default)g)",
+    )
+    parser.add_argument("--fetch", action="store_true", help="also try a feature model that must be downloaded")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], int], help: str) -> _Parser:
@@ -212,6 +247,13 @@ def _reader(kind: type, knob: Knob) -> Callable[[str], Any]:
             raise argparse.ArgumentTypeError(f"must be {whole}{knob.limit()}: got {text!r}") from None
 
     return read
+
+
+def _positive(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < (number := float(text)) < 1e9:
+            return number
+    raise argparse.ArgumentTypeError(f"must be a number of seconds above 0: got {text!r}")
 
 
 def _presets_in_words() -> str:
