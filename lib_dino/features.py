@@ -44,11 +44,15 @@ def feature_grid(
     """
     if image.ndim != 4 or image.shape[1] != 3:
         raise ValueError(f"feature_grid takes images as (B, 3, H, W); got {tuple(image.shape)}.")
-    rows, columns = grid or grid_size(image.shape[2], image.shape[3])
-    wide = image.to(dino.positions.dtype)
-    small = resize(wide, (rows * PATCH_PX, columns * PATCH_PX))
+    seen = normalised(dino, image, grid or grid_size(image.shape[2], image.shape[3]))
+    return dino.layer_tokens(seen, [layer or dino.depth])[0]
+
+
+def normalised(dino: Dinov2, image: Tensor, grid: tuple[int, int]) -> Tensor:
+    """`image`, (B, 3, H, W) in [0, 1], as `dino` takes it: of `grid` patches down and across, in its dtype."""
+    small = resize(image.to(dino.positions.dtype), (grid[0] * PATCH_PX, grid[1] * PATCH_PX))
     mean, std = (small.new_tensor(values).view(1, 3, 1, 1) for values in (_MEAN, _STD))
-    return dino.layer_tokens((small - mean) / std, [layer or dino.depth])[0]
+    return (small - mean) / std
 
 
 def centre(features: Tensor, mean: Tensor | None = None) -> Tensor:
