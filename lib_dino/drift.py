@@ -12,6 +12,7 @@ What plain enlargement of the source costs by the same measure is the floor: dri
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -29,6 +30,9 @@ Extract = Callable[[Tensor], Tensor]
 
 WORST_SHARE: Final = 0.1
 """Share of a tile's patches whose mean is the tile's score: a small invented thing must not drown in a large tile."""
+
+KEPT: Final = 8
+"""Tiles whose target and floor a yardstick remembers; a few MB each with a large network."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,7 @@ class Yardstick:
         whole = self.extract(source)
         self.mean, self.spread = mean_feature(whole), spread(whole)
         # D of a crop is the crop of D, so the floor of every tile comes out of this one small picture.
+        self._kept: deque[tuple[tuple[slice, slice], tuple[Target, Tensor]]] = deque(maxlen=KEPT)
         self._shown = None if plain is None else resize(plain, (source.shape[-2], source.shape[-1]))
 
     def extract(self, image: Tensor) -> Tensor:
@@ -129,11 +134,8 @@ class Yardstick:
             made: (1, 3, h, w) in [0, 1], the tile as it came out, padding included.
             operators: the tile's, which must know something (`knows_something`).
         """
-        target = self.target(operators.crop(self.source).to(made))
+        target, floor = self._expected(operators, made)
         found = patch_drift(self.extract(operators.down(made)), target)
-        floor = torch.zeros_like(found)
-        if self._shown is not None:
-            floor = patch_drift(self.extract(operators.crop(self._shown).to(made)), target)
         return TileDrift(
             patches=(target.weight * (found - floor).clamp(min=0))[0].cpu(),
             mean=float(weighted_mean(found, target.weight)),
@@ -143,6 +145,18 @@ class Yardstick:
             rows=operators.rows.span,
             cols=operators.cols.span,
         )
+
+    def _expected(self, operators: TileOperators, like: Tensor) -> tuple[Target, Tensor]:
+        """A tile's target and floor; kept for the last few tiles, which are often measured again and again."""
+        key = (operators.rows.span, operators.cols.span)
+        held = next((value for known, value in self._kept if known == key), None)
+        if held is None:
+            target = self.target(operators.crop(self.source).to(like))
+            shown = None if self._shown is None else operators.crop(self._shown).to(like)
+            floor = torch.zeros_like(target.weight) if shown is None else patch_drift(self.extract(shown), target)
+            held = target, floor
+            self._kept.append((key, held))
+        return held
 
 
 def drift_map(tiles: Iterable[TileDrift], source_size: tuple[int, int]) -> Tensor:
