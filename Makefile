@@ -3,10 +3,15 @@ PYTHON ?= python3
 VENV   ?= .venv
 PHOTO  ?=
 OUT    ?= out
+# for calibrate: a DINOv2 folder or file (the embedded one if empty) and a folder of photographs
+FEATURES ?=
+PHOTOS   ?= training/data/train
+JUDGES   ?=
+CONTROL  ?=
 
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint clean calibrate benchmark-detection
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m lib_dino demo $(if $(PHOTO),"$(PHOTO)") --out "$(OUT)"
@@ -17,6 +22,14 @@ test: $(VENV)/.test lint
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# Drift thresholds and the expected-detail head of a DINOv2, beside its weights.
+calibrate: $(VENV)/.demo
+	$(BIN)/python training/calibrate.py $(if $(FEATURES),--features "$(FEATURES)") --photos "$(PHOTOS)"
+
+# Needs the held-out photographs (training/photographs.py fetch); JUDGES and CONTROL add rivals.
+benchmark-detection: $(VENV)/.test
+	$(BIN)/python benchmarks/detection.py $(if $(JUDGES),--judges "$(JUDGES)") $(if $(CONTROL),--control "$(CONTROL)")
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 12) else \

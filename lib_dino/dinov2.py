@@ -39,8 +39,10 @@ class Dinov2(nn.Module):
         registers: number of register tokens, 0 or 4 in the published models.
         name: what was loaded, for reports.
         backend: the library the blocks come from.
+        path: the file the weights were read from; None for a network made in memory.
     """
 
+    path: Path | None = None
     patch_px = PATCH_PX
 
     def __init__(self, weights: Weights, blocks: nn.ModuleList, *, name: str, backend: str) -> None:
@@ -125,7 +127,9 @@ def load_dinov2(
         path, name = locate(source)
         weights = read(path)
         blocks, used = _blocks(weights, backend)
-        return Dinov2(weights, blocks, name=name, backend=used).to(device)
+        network = Dinov2(weights, blocks, name=name, backend=used).to(device)
+        network.path = path
+        return network
 
 
 def _blocks(weights: Weights, backend: Backend) -> tuple[nn.ModuleList, str]:

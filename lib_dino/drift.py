@@ -12,7 +12,6 @@ What plain enlargement of the source costs by the same measure is the floor: dri
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -21,7 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .calibration import Calibration, Thresholds
+from .denoiser import mirrored
+from .detail import DetailHead, pixel_channels, seen_channels, tokens_at
 from .dinov2 import Dinov2
+from .dinov2_file import PATCH_PX
 from .features import centre, confidence, cosine_distance, feature_grid
 from .resample import TileOperators, resize
 
@@ -31,8 +34,9 @@ Extract = Callable[[Tensor], Tensor]
 WORST_SHARE: Final = 0.1
 """Share of a tile's patches whose mean is the tile's score: a small invented thing must not drown in a large tile."""
 
-KEPT: Final = 8
-"""Tiles whose target and floor a yardstick remembers; a few MB each with a large network."""
+
+SUSPICION_PATCHES: Final = 4
+"""Patches whose mean suspicion is a tile's: about what a small thing covers at the result's scale."""
 
 
 @dataclass(frozen=True)
@@ -51,46 +55,55 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Thresholds:
-    """From where on drift above the floor counts, for one feature network.
-
-    Attributes:
-        bound: largest weighted patch drift that honest enlargements show; above it a patch is over the bound.
-        invented: weighted patch drift at which half of all invented things lie; for colour scales.
-        measured: whether they were fitted for this network by `make calibrate` or are the stated defaults.
-    """
-
-    bound: float = 0.1
-    invented: float = 0.5
-    measured: bool = False
-
-
-@dataclass(frozen=True)
 class TileDrift:
     """Drift of one tile.
 
     Attributes:
         patches: (gh, gw), weighted patch drift above the floor, 0 to 2; 0 is faithful.
+        weight: (gh, gw), 0 to 1: how much each patch of the source says.
         mean: mean over patches, by weight, of drift as it is, floor included.
         worst: the largest weighted patch drift, floor included.
         enlarged: the same mean for the plainly enlarged source: the floor.
         thresholds: what `over` compares with unless told otherwise.
-        rows, cols: the source pixels that the map covers.
+        rows, cols: the source pixels that the maps cover.
+        suspicion: (rh, rw), 0 to 1, how likely each patch of 14 px of the result was invented, by everything there
+            is to see at the source's and at the result's scale; the last row and column may reach beyond the tile.
+            None where the feature network has no expected-detail head.
+        size: (height, width) of what `suspicion` covers, pixels of the result, 0 without one.
     """
 
     patches: Tensor
+    weight: Tensor
     mean: float
     worst: float
     enlarged: float
     thresholds: Thresholds
     rows: slice
     cols: slice
+    suspicion: Tensor | None = None
+    size: tuple[int, int] = (0, 0)
 
     @property
     def score(self) -> float:
         """Mean of the worst tenth of `patches`: the figure a tile is judged by."""
         flat = self.patches.flatten()
         return float(flat.topk(max(1, math.ceil(WORST_SHARE * len(flat)))).values.mean())
+
+    @property
+    def suspicion_score(self) -> float | None:
+        """Mean of the four most suspicious patches, 0 to 1; None without a head."""
+        if self.suspicion is None:
+            return None
+        flat = self.suspicion.flatten()
+        return float(flat.topk(min(SUSPICION_PATCHES, len(flat))).values.mean())
+
+    @property
+    def alarm(self) -> bool:
+        """Whether something was invented, as far as can be told: by suspicion where there is a head, else by drift."""
+        suspicion = self.suspicion_score
+        if suspicion is None or self.thresholds.alarm is None:
+            return self.score > self.thresholds.bound
+        return suspicion > self.thresholds.alarm
 
     def over(self, bound: float | None = None) -> float:
         """Share of patches above `bound`, or above the network's own, 0 to 1."""
@@ -105,18 +118,18 @@ class Yardstick:
         dino: the feature network.
         source: (1, 3, H, W) in [0, 1].
         plain: the plainly enlarged source, (1, 3, *target size); None measures without a floor.
-        thresholds: of this network; None takes the stated defaults.
+        calibration: of this network; None measures by the stated defaults, without a head.
     """
 
     def __init__(
-        self, dino: Dinov2, source: Tensor, *, plain: Tensor | None = None, thresholds: Thresholds | None = None
+        self, dino: Dinov2, source: Tensor, *, plain: Tensor | None = None, calibration: Calibration | None = None
     ) -> None:
         self.dino, self.source = dino, source
-        self.thresholds = thresholds or Thresholds()
+        self.calibration = calibration or Calibration()
         whole = self.extract(source)
         self.mean, self.spread = mean_feature(whole), spread(whole)
+        self._plain = plain
         # D of a crop is the crop of D, so the floor of every tile comes out of this one small picture.
-        self._kept: deque[tuple[tuple[slice, slice], tuple[Target, Tensor]]] = deque(maxlen=KEPT)
         self._shown = None if plain is None else resize(plain, (source.shape[-2], source.shape[-1]))
 
     def extract(self, image: Tensor) -> Tensor:
@@ -134,29 +147,68 @@ class Yardstick:
             made: (1, 3, h, w) in [0, 1], the tile as it came out, padding included.
             operators: the tile's, which must know something (`knows_something`).
         """
-        target, floor = self._expected(operators, made)
+        target = self.target(operators.crop(self.source).to(made))
         found = patch_drift(self.extract(operators.down(made)), target)
+        floor = torch.zeros_like(found)
+        if self._shown is not None:
+            floor = patch_drift(self.extract(operators.crop(self._shown).to(made)), target)
+        over = target.weight * (found - floor).clamp(min=0)
+        suspicion, size = self._suspicion(made, operators, over, target.weight)
         return TileDrift(
-            patches=(target.weight * (found - floor).clamp(min=0))[0].cpu(),
+            patches=over[0].cpu(),
+            weight=target.weight[0].cpu(),
             mean=float(weighted_mean(found, target.weight)),
             worst=float((target.weight * found).max()),
             enlarged=float(weighted_mean(floor, target.weight)),
-            thresholds=self.thresholds,
+            thresholds=self.calibration.thresholds,
             rows=operators.rows.span,
             cols=operators.cols.span,
+            suspicion=suspicion,
+            size=size,
         )
 
-    def _expected(self, operators: TileOperators, like: Tensor) -> tuple[Target, Tensor]:
-        """A tile's target and floor; kept for the last few tiles, which are often measured again and again."""
-        key = (operators.rows.span, operators.cols.span)
-        held = next((value for known, value in self._kept if known == key), None)
-        if held is None:
-            target = self.target(operators.crop(self.source).to(like))
-            shown = None if self._shown is None else operators.crop(self._shown).to(like)
-            floor = torch.zeros_like(target.weight) if shown is None else patch_drift(self.extract(shown), target)
-            held = target, floor
-            self._kept.append((key, held))
-        return held
+    def _suspicion(
+        self, made: Tensor, operators: TileOperators, over: Tensor, weight: Tensor
+    ) -> tuple[Tensor | None, tuple[int, int]]:
+        head, plain = self.calibration.head, self._plain
+        if head is None or plain is None:
+            return None, (0, 0)
+        logits, size = detail_logits(self.dino, head, made, plain, self.source, operators, over, weight)
+        return logits[0].sigmoid().cpu(), size
+
+
+def detail_logits(
+    dino: Dinov2, head: DetailHead, made: Tensor, plain: Tensor, source: Tensor, operators: TileOperators,
+    over: Tensor, weight: Tensor,
+) -> tuple[Tensor, tuple[int, int]]:
+    """Logits of the expected-detail head for the part of a tile that its source pixels cover.
+
+    Differentiable with respect to `made`.
+
+    Args:
+        dino, head: the feature network and its head.
+        made: (1, 3, h, w) in [0, 1], the tile.
+        plain, source: the plainly enlarged and the whole source.
+        operators: the tile's.
+        over, weight: (1, gh, gw), weighted drift above the floor, and confidence.
+
+    Returns:
+        (1, rh, rw), one for each 14 px of the result, and the (height, width) in pixels that they judge.
+    """
+    rows, cols = operators.rows.covered, operators.cols.covered
+    residual = operators.up(operators.crop(source).to(made) - operators.down(made))[..., rows, cols]
+    y, x = operators.rows.start, operators.cols.start
+    reference = plain[..., y + rows.start : y + rows.stop, x + cols.start : x + cols.stop].to(made)
+    size = (residual.shape[-2], residual.shape[-1])
+    below, right = -size[0] % PATCH_PX, -size[1] % PATCH_PX
+    given = mirrored(made[..., rows, cols], below, right)
+    reference, residual = (mirrored(image, below, right) for image in (reference, residual))
+    grid = (given.shape[-2] // PATCH_PX, given.shape[-1] // PATCH_PX)
+    drift, trust = (F.interpolate(v[:, None], size=grid, mode="bilinear")[:, 0] for v in (over, weight))
+    tokens = tokens_at(dino, torch.cat([given, reference]), head.shape.layers) if head.shape.tokens else None
+    one, two = (None, None) if tokens is None else tokens.split(1)
+    seen = seen_channels(drift, trust, residual)
+    return head(pixel_channels(given, reference, residual), one, two, seen), size
 
 
 def drift_map(tiles: Iterable[TileDrift], source_size: tuple[int, int]) -> Tensor:

@@ -38,11 +38,15 @@ class AxisOperators:
         first: index of the first source pixel that the tile determines.
         down: (m, n), n tile pixels to the m source pixels whose whole support lies in the tile.
         up: (n, m), back; near an inner border it fades out, as source pixels beyond it are unknown.
+        start: index of the tile's first pixel in the result.
+        covered: the tile's pixels that show the source pixels it determines.
     """
 
     first: int
     down: Tensor
     up: Tensor
+    start: int
+    covered: slice
 
     @property
     def span(self) -> slice:
@@ -102,12 +106,18 @@ def _axis_operators(source: int, target: int, box: slice) -> AxisOperators:
     whole = torch.nonzero(seen > 1 - 1e-9).flatten()
     if len(whole) == 0:
         empty = torch.zeros(0, box.stop - start)
-        return AxisOperators(low, empty, empty.T)
+        return AxisOperators(low, empty, empty.T, start, slice(0, 0))
     first = low + int(whole[0])
     down = down[whole]
     up, _ = _weights(source, target, slice(start, stop), slice(first, first + len(whole)))
     padding = box.stop - stop
-    return AxisOperators(first, F.pad(down, (0, padding)).float(), F.pad(up, (0, 0, 0, padding)).float())
+    covered = slice(
+        max(0, -(-first * target // source) - start),
+        min(stop, (first + len(whole)) * target // source) - start,
+    )
+    return AxisOperators(
+        first, F.pad(down, (0, padding)).float(), F.pad(up, (0, 0, 0, padding)).float(), start, covered
+    )
 
 
 def _weights(n_in: int, n_out: int, rows: slice, cols: slice) -> tuple[Tensor, Tensor]:

@@ -83,7 +83,7 @@ def test_tiles_measure_what_they_know_and_the_map_joins_them(dino, source):
 
 def test_overlapping_maps_keep_the_larger_value():
     def flat(value, cols):
-        return TileDrift(torch.full((2, 2), value), 0.0, 0.0, 0.0, Thresholds(), slice(0, 4), cols)
+        return TileDrift(torch.full((2, 2), value), torch.ones(2, 2), 0.0, 0.0, 0.0, Thresholds(), slice(0, 4), cols)
 
     joined = drift_map([flat(0.5, slice(0, 6)), flat(0.2, slice(4, 10))], (4, 10))
     assert_close(joined[0, 0, 0], torch.tensor([0.5] * 6 + [0.2] * 4))
