@@ -117,7 +117,8 @@ def progress_bar(name: str, *, quiet: bool) -> Iterator[Callable[[Progress], Non
             if progress.call <= bar.n:  # the next arm of a comparison
                 bar.reset()
             bar.n, bar.total = progress.call, progress.calls
-            bar.set_postfix_str(f"tile {progress.tile}/{progress.tiles}")
+            redone = f", {progress.redone} redone" if progress.redone else ""
+            bar.set_postfix_str(f"tile {progress.tile}/{progress.tiles}{redone}")
 
         yield show
 

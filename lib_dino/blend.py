@@ -64,9 +64,13 @@ class Canvas:
 
     def add(self, tile: Tile, image: Tensor) -> None:
         """Blend `image`, (1, C, h, w), in at `tile`; each tile of the plan once."""
-        weight = self._rows[tile.y0][:, None] * self._cols[tile.x0][None, :]
+        weight = self.weight(tile)
         difference = image.to(self._sum) - self._base[..., tile.rows, tile.cols].to(self._sum)
         self._sum[..., tile.rows, tile.cols] += weight.to(self._sum) * difference
+
+    def weight(self, tile: Tile) -> Tensor:
+        """How much `tile` counts at each of its pixels, (h, w), float64 in [0, 1]."""
+        return self._rows[tile.y0][:, None] * self._cols[tile.x0][None, :]
 
     def result(self) -> Tensor:
         """The picture as it stands, (1, C, H, W), in the base's dtype."""

@@ -30,6 +30,7 @@ _GROUPS: Final = {
     "size of the result": ("scale_factor", "width", "height", "megapixels"),
     "how it is repainted": ("denoise", "steps", "seed"),
     "how it is kept to the source": ("consistency", "dino_strength", "dino_enabled", "dino_model"),
+    "what is done about drift": ("repair_tries", "max_drift"),
     "tiles": ("tile_size", "overlap", "tile_batch_size"),
 }
 _EXIT_CODES: Final = """\

@@ -18,6 +18,7 @@ from .doctor import Check, Failed, Skipped
 from .errors import SettingsError
 from .host.args import BUILT_IN_MODEL, DEFAULT_MODEL, FIELDS, TITLE, all_knobs
 from .infotext import parse_infotext
+from .published import PUBLISHED
 from .settings import INFOTEXT_VERSION_KEY, Settings
 from .webapi import Answer, Unanswered, WebUI
 
@@ -295,7 +296,7 @@ def _feature_model(visit: Visit) -> str:
     choices = [str(c) for c in visit.arguments[at].get("choices") or ()] if at < len(visit.arguments) else []
     if chosen == BUILT_IN_MODEL:
         return f"{DEFAULT_MODEL} is the built-in network; {len(choices)} to choose from"
-    if chosen.rpartition("/")[2].startswith("dinov2-") and not visit.fetch:
+    if chosen.rpartition("/")[2] in PUBLISHED and not visit.fetch:
         raise Skipped(f"{chosen} is downloaded when first used, if it is not there yet; --fetch tries it now")
     visit.upscaled(dino_enabled=True, dino_model=DEFAULT_MODEL)
     return f"{DEFAULT_MODEL} is {chosen}, and it works"

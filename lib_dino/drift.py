@@ -12,6 +12,7 @@ What plain enlargement of the source costs by the same measure is the floor: dri
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -33,6 +34,9 @@ Extract = Callable[[Tensor], Tensor]
 
 WORST_SHARE: Final = 0.1
 """Share of a tile's patches whose mean is the tile's score: a small invented thing must not drown in a large tile."""
+
+KEPT: Final = 8
+"""Tiles whose target and floor a yardstick remembers; a few MB each with a large network."""
 
 
 SUSPICION_PATCHES: Final = 4
@@ -130,7 +134,13 @@ class Yardstick:
         self.mean, self.spread = mean_feature(whole), spread(whole)
         self._plain = plain
         # D of a crop is the crop of D, so the floor of every tile comes out of this one small picture.
+        self._kept: deque[tuple[tuple[slice, slice], tuple[Target, Tensor]]] = deque(maxlen=KEPT)
         self._shown = None if plain is None else resize(plain, (source.shape[-2], source.shape[-1]))
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """What counts as drift for this network."""
+        return self.calibration.thresholds
 
     def extract(self, image: Tensor) -> Tensor:
         """Feature grid of a picture (B, 3, H, W), on the picture's device, wherever the network lives."""
@@ -147,11 +157,8 @@ class Yardstick:
             made: (1, 3, h, w) in [0, 1], the tile as it came out, padding included.
             operators: the tile's, which must know something (`knows_something`).
         """
-        target = self.target(operators.crop(self.source).to(made))
+        target, floor = self._expected(operators, made)
         found = patch_drift(self.extract(operators.down(made)), target)
-        floor = torch.zeros_like(found)
-        if self._shown is not None:
-            floor = patch_drift(self.extract(operators.crop(self._shown).to(made)), target)
         over = target.weight * (found - floor).clamp(min=0)
         suspicion, size = self._suspicion(made, operators, over, target.weight)
         return TileDrift(
@@ -160,12 +167,24 @@ class Yardstick:
             mean=float(weighted_mean(found, target.weight)),
             worst=float((target.weight * found).max()),
             enlarged=float(weighted_mean(floor, target.weight)),
-            thresholds=self.calibration.thresholds,
+            thresholds=self.thresholds,
             rows=operators.rows.span,
             cols=operators.cols.span,
             suspicion=suspicion,
             size=size,
         )
+
+    def _expected(self, operators: TileOperators, like: Tensor) -> tuple[Target, Tensor]:
+        """A tile's target and floor; kept for the last few tiles, which are often measured again and again."""
+        key = (operators.rows.span, operators.cols.span)
+        held = next((value for known, value in self._kept if known == key), None)
+        if held is None:
+            target = self.target(operators.crop(self.source).to(like))
+            shown = None if self._shown is None else operators.crop(self._shown).to(like)
+            floor = torch.zeros_like(target.weight) if shown is None else patch_drift(self.extract(shown), target)
+            held = target, floor
+            self._kept.append((key, held))
+        return held
 
     def _suspicion(
         self, made: Tensor, operators: TileOperators, over: Tensor, weight: Tensor

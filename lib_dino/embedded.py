@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .correction import PixelCodec
 from .denoiser import load_denoiser
-from .run import TileCorrect
+from .render import TileCorrect
 from .sampling import sample, schedule
 
 NOISE_SCALE = 0.25

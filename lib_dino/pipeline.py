@@ -10,11 +10,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
 
 import PIL.Image
 import torch
 from torch import Tensor
 
+from .bound import eight_bit
 from .dinov2 import Dinov2, load_dinov2
 from .embedded import EmbeddedRender
 from .images import Picture, picture_from_pil, read_picture, write_picture
@@ -26,6 +28,10 @@ from .settings import MAX_SEED, Settings
 
 Source = Picture | PIL.Image.Image | str | os.PathLike[str]
 """A picture, or the path of one."""
+
+
+_UNGUIDED: Final[dict[str, Any]] = {"dino_enabled": False, "repair_tries": 0, "max_drift": 0.0}
+"""Features play no part."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +84,12 @@ def upscale(
     picture, settings = _open(source), _seeded(settings or Settings())
     target_size = settings.target_size(picture.size)
     model = _model(model)
-    if dino is None and (settings.guides or measure):
+    if dino is None and (settings.needs_features or measure):
         dino = _features(settings.dino_model or None)
-    run = Run(picture.pixels, target_size, settings, model, dino, measure=measure, progress=progress)
+    run = Run(
+        picture.pixels, target_size, settings, model, dino, measure=measure, progress=progress,
+        saved=_grey_eight_bit if picture.grey else eight_bit,
+    )  # fmt: skip
     started = time.perf_counter()
     with torch.no_grad():
         image = run.render()
@@ -105,8 +114,8 @@ def compare(
     model = _model(model)
     dino = dino or _features(settings.dino_model or None)
     arms = {
-        "Plain img2img": settings.replace(consistency=0.0, dino_enabled=False),
-        "Consistency alone": settings.replace(dino_enabled=False),
+        "Plain img2img": settings.replace(consistency=0.0, **_UNGUIDED),
+        "Consistency alone": settings.replace(**_UNGUIDED),
         "With DINO guidance": settings,
     }
     results = {"Lanczos": _lanczos(picture, settings, model, dino)}
@@ -117,11 +126,16 @@ def compare(
 
 def _lanczos(picture: Picture, settings: Settings, model: Render, dino: Dinov2) -> Result:
     """The plain enlargement that everything is compared with, measured like the others."""
-    off = settings.replace(denoise=0.0, consistency=0.0, dino_enabled=False)
+    off = settings.replace(denoise=0.0, consistency=0.0, **_UNGUIDED)
     height, width = settings.target_size(picture.size)
     enlarged = picture_from_pil(picture.to_pil().resize((width, height), PIL.Image.Resampling.LANCZOS))
     run = Run(picture.pixels, (height, width), off, model, dino, measure=True)
     return Result(_like(picture, enlarged.pixels), run.report(enlarged.pixels, 0.0), off)
+
+
+def _grey_eight_bit(image: Tensor) -> Tensor:
+    """`image` as an 8-bit file of one channel gives it back."""
+    return eight_bit(image.mean(1, keepdim=True)).expand_as(image)
 
 
 def _seeded(settings: Settings) -> Settings:

@@ -3,83 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from .blend import Canvas
+from .bound import Held, bound_note, eight_bit, hold
 from .calibration import load_calibration
 from .consistency import back_project, dead_zone, source_noise
-from .correction import Codec, TileCorrection
 from .dinov2 import Dinov2
 from .drift import TileDrift, Yardstick
+from .painter import Painted, Painter, Painting
 from .quality import detail_ratio, psnr
+from .render import Progress, Render, TileCorrect
+from .repair import Judged, Trial, judged, repair
 from .report import Report, TileReport
 from .resample import resize, tile_operators
 from .settings import Settings
 from .tiles import Tile, TilePlan, padded_size, plan_tiles
 
-TileCorrect = Callable[[Tensor, float, Codec], Tensor]
-"""Predicted clean tiles (B, C, h, w), their noise-to-signal ratio and the model's codec to corrected tiles."""
-
-
-class Render(Protocol):
-    """What the core asks of a diffusion model.
-
-    Attributes:
-        name: for the report.
-        tile_px: side of a tile that suits the model, pixels.
-        multiple_px: sides and positions of tiles are whole multiples of it.
-        channels, factor: channels of the noise, and pixels to a side of one of its cells.
-        fits_any_tile: smaller tiles are as good, so none need overlap more than asked.
-    """
-
-    name: str
-    tile_px: int
-    multiple_px: int
-    channels: int
-    factor: int
-    fits_any_tile: bool
-
-    def calls(self, denoise: float, steps: int) -> int:
-        """Model calls for one tile; 0 when the model is not needed."""
-
-    def __call__(
-        self,
-        tiles: Tensor,
-        noise: Tensor,
-        *,
-        denoise: float,
-        steps: int,
-        correct: TileCorrect,
-        called: Callable[[], None],
-    ) -> Tensor | None:
-        """Repaint tiles by img2img.
-
-        Args:
-            tiles: (B, 3, h, w) in [0, 1].
-            noise: (B, channels, h / factor, w / factor), unit normal, to start from.
-            denoise, steps: as in `Settings`.
-            correct: to be applied to the predicted clean tiles at every model call.
-            called: to be told after every model call.
-
-        Returns:
-            (B, 3, h, w) in [0, 1]; None when the user asked to stop.
-        """
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is: tiles finished and model calls made, each out of how many."""
-
-    tile: int
-    tiles: int
-    call: int
-    calls: int
+__all__ = ["Progress", "Render", "Run", "TileCorrect"]
 
 
 @dataclass
@@ -99,6 +44,7 @@ class Run:
         mask: where the picture may change, (1, 1, *target_size) in [0, 1]; None is everywhere. Elsewhere the
             enlarged source stays, and tiles that lie there alone are left out.
         starting: told which tiles come next, before every batch of tiles.
+        saved: what is left of a picture once it is written; the bound holds for that.
         stopped: set when the model gave up on the user's wish; what was done by then is kept.
     """
 
@@ -113,10 +59,14 @@ class Run:
     preview: Callable[[Tensor], None] | None = None
     mask: Tensor | None = None
     starting: Callable[[Sequence[Tile]], None] | None = None
+    saved: Callable[[Tensor], Tensor] = eight_bit
     stopped: bool = False
-    _seconds: dict[Tile, float] = field(default_factory=dict)
-    _guidance: dict[Tile, float] = field(default_factory=dict)
+    _records: dict[Tile, TileReport] = field(default_factory=dict)
+    _held: Held | None = None
     _call: int = 0
+    _extra: int = 0
+    _finished: int = 0
+    _redone: int = 0
 
     def __post_init__(self) -> None:
         settings, model = self.settings, self.model
@@ -136,36 +86,35 @@ class Run:
             self.plan if mask is None else [t for t in self.plan if bool(mask[..., t.rows, t.cols].any())]
         )
         self._calls = model.calls(settings.denoise, settings.steps)
-        assert self.dino is not None or not (settings.guides or self.measure), "features are asked for, but no network"
+        needed = settings.needs_features or self.measure
+        assert self.dino is not None or not needed, "features are asked for, but no network"
         self.yardstick = None if self.dino is None else Yardstick(
             self.dino, self.source, plain=self._plain, calibration=load_calibration(self.dino)
         )
 
     @property
     def calls(self) -> int:
-        """Model calls of the whole run."""
-        return self._calls * -(-len(self._wanted) // self.settings.tile_batch_size)
+        """Model calls of the whole run, as far as is known: redone tiles add theirs when their turn comes."""
+        return self._extra + self._calls * -(-len(self._wanted) // self.settings.tile_batch_size)
+
+    @property
+    def bound(self) -> float:
+        """The largest patch drift above the floor that a tile may have without being redone or blended."""
+        if self.settings.max_drift or self.yardstick is None:
+            return self.settings.max_drift
+        return self.yardstick.thresholds.bound
 
     def render(self) -> Tensor:
         """The finished picture, (1, 3, H, W) in [0, 1]; unfinished tiles show the enlarged source."""
         height, width = self.target_size
         base = _pad(self.base, self.plan.size)
         canvas = Canvas(base, self.plan, feather_px=self.settings.overlap)
-        noise = self._noise() if self._calls else base
-        for tiles in self._batches() if self._calls else ():
-            if self.starting:
-                self.starting(tiles)
-            images = self._repaint(tiles, base, noise)
-            if images is None:
-                self.stopped = True
-                break
-            for tile, image in zip(tiles, images, strict=True):
-                canvas.add(tile, image[None])
-            if self.preview:
-                self.preview(canvas.result()[..., :height, :width])
+        if self._calls:
+            self._paint(canvas, base)
         done = canvas.result()[..., :height, :width]
         done = back_project(done, self.source, strength=self.settings.consistency, dead_zone=self._dead_zone)
-        return done if self.mask is None else torch.lerp(self.base, done, self.mask)
+        done = done if self.mask is None else torch.lerp(self.base, done, self.mask)
+        return self._within_bound(done) if self.settings.max_drift else done
 
     def report(self, image: Tensor, seconds: float) -> Report:
         """What was done, with drift when `measure` is set; `image` is the finished picture."""
@@ -181,60 +130,106 @@ class Run:
             detail=detail_ratio(image, self._plain),
             source_noise=self._noise_level,
             tiles=tuple(self._tile_report(tile, image) for tile in self.plan),
-            notes=("Stopped before the last tile; the rest is the enlarged source.",) if self.stopped else (),
+            notes=tuple(self._notes()),
         )
+
+    def _notes(self) -> Iterator[str]:
+        if self.stopped:
+            yield "Stopped before the last tile; the rest is the enlarged source."
+        if self._redone:
+            yield f"Redone: {self._redone} tiles were over the bound of {self.bound:.3g}."
+        if self._held is not None:
+            yield bound_note(self._held, self.settings.max_drift)
 
     def _batches(self) -> Iterator[list[Tile]]:
         wanted, size = self._wanted, self.settings.tile_batch_size
         for start in range(0, len(wanted), size):
             yield list(wanted[start : start + size])
 
-    def _noise(self) -> Tensor:
-        """One field for the whole canvas: where tiles overlap they start from the same noise."""
-        generator = torch.Generator().manual_seed(self.settings.seed)
-        height, width = (side // self.model.factor for side in self.plan.size)
-        return torch.randn(1, self.model.channels, height, width, generator=generator)
+    def _paint(self, canvas: Canvas, base: Tensor) -> None:
+        settings, (height, width) = self.settings, self.target_size
+        painter = Painter(
+            self.source, base, canvas, self.target_size, settings, self.model,
+            yardstick=self.yardstick, dead_zone=self._dead_zone,
+        )  # fmt: skip
+        first = Painting(0, settings.seed, settings.denoise, settings.dino_strength, settings.consistency)
+        for tiles in self._batches():
+            painted = self._painted(painter, tiles, first)
+            if painted is None:
+                self.stopped = True
+                return
+            self._finished += len(tiles)
+            kept = self._repaired(painter, painted) if settings.repair_tries else painted
+            for each in kept:
+                canvas.add(each.tile, each.image)
+            if self.preview:
+                self.preview(canvas.result()[..., :height, :width])
+            if self.stopped:
+                return
 
-    def _repaint(self, tiles: list[Tile], base: Tensor, noise: Tensor) -> Tensor | None:
-        started = time.perf_counter()
-        corrections = [self._correction(tile) for tile in tiles]
+    def _painted(self, painter: Painter, tiles: Sequence[Tile], painting: Painting) -> list[Painted] | None:
+        if self.starting:
+            self.starting(tiles)
+        left = self.model.calls(painting.denoise, self.settings.steps)
 
-        def correct(clean: Tensor, ratio: float, codec: Codec) -> Tensor:
-            parts = zip(corrections, torch.split(clean, 1), codec.references(len(tiles)), strict=True)
-            return torch.cat([each(part, ratio, codec, reference) for each, part, reference in parts])
+        def called() -> None:
+            nonlocal left
+            left -= 1
+            self._called(0 if painting.number else len(tiles) * (left <= 0))
 
-        f = self.model.factor
-        out = self.model(
-            torch.cat([base[..., t.rows, t.cols] for t in tiles]),
-            torch.cat([noise[..., t.y0 // f : t.y1 // f, t.x0 // f : t.x1 // f] for t in tiles]),
-            denoise=self.settings.denoise,
-            steps=self.settings.steps,
-            correct=correct,
-            called=self._called,
+        painted = painter.paint(tiles, painting, called)
+        for each in painted or ():
+            self._records[each.tile] = TileReport(
+                self._box(each.tile), each.seconds + self._seconds(each.tile),
+                seed=painting.seed, denoise=painting.denoise, guidance=each.guidance,
+            )  # fmt: skip
+        return painted
+
+    def _repaired(self, painter: Painter, painted: Sequence[Painted]) -> list[Painted]:
+        """The best painting of each tile, those over the bound redone."""
+        trials = {each.tile: Trial(each.tile, [self._judged(painter, each)]) for each in painted}
+
+        def paint(tiles: list[Tile], painting: Painting) -> list[Judged] | None:
+            self._extra += self.model.calls(painting.denoise, self.settings.steps)
+            self._redone += sum(trials[tile].tries == 0 for tile in tiles)
+            redone = self._painted(painter, tiles, painting)
+            return None if redone is None else [self._judged(painter, each) for each in redone]
+
+        self.stopped = repair(
+            list(trials.values()), tries=self.settings.repair_tries, bound=self.bound, again=painter.again, paint=paint
         )
-        self._seconds.update(dict.fromkeys(tiles, (time.perf_counter() - started) / len(tiles)))
-        self._guidance.update((t, each.mean_applied) for t, each in zip(tiles, corrections, strict=True))
-        return out
+        for trial in trials.values():
+            best = trial.best.painted
+            self._records[trial.tile] = dataclasses.replace(
+                self._records[trial.tile], seed=best.painting.seed, denoise=best.painting.denoise,
+                guidance=best.guidance, tries=trial.tries, kept=best.painting.number,
+                drift_first=None if (drift := trial.paintings[0].drift) is None else drift.mean,
+            )  # fmt: skip
+        # A first painting goes on as it came, so that looking at it changes nothing.
+        return [first if (best := trials[first.tile].best.painted).painting.number == 0 else best for first in painted]
 
-    def _called(self) -> None:
+    def _judged(self, painter: Painter, painted: Painted) -> Judged:
+        pulled, operators = painter.pulled(painted), painter.operators(painted.tile)
+        assert self.yardstick is not None, "repair needs features"
+        drift = self.yardstick.tile(pulled.image, operators) if operators.knows_something else None
+        return judged(pulled, drift)
+
+    def _within_bound(self, done: Tensor) -> Tensor:
+        scale = (self.target_size[0] / self.source.shape[-2], self.target_size[1] / self.source.shape[-1])
+        consistent = back_project(
+            self._plain, self.source, strength=self.settings.consistency, dead_zone=self._dead_zone
+        )
+        self._held = hold(
+            done, consistent, list(self._wanted), bound=self.settings.max_drift, scale=scale, measure=self.drift,
+            saved=self.saved, mask=self.mask, last=self._plain,
+        )  # fmt: skip
+        return self._held.image
+
+    def _called(self, finished: int) -> None:
         self._call += 1
-        tiles, calls = len(self._wanted), self.calls
-        done = min(self._call // self._calls * self.settings.tile_batch_size, tiles)
+        tiles, done = len(self._wanted), self._finished + finished
         if self.progress:
-            self.progress(Progress(done, tiles, self._call, max(calls, self._call)))
-
-    def _correction(self, tile: Tile) -> TileCorrection:
-        operators = tile_operators(_size(self.source), self.target_size, tile.rows, tile.cols)
-        guides = self.settings.guides and operators.knows_something
-        return TileCorrection(
-            self.source,
-            operators,
-            consistency=self.settings.consistency,
-            dead_zone=self._dead_zone,
-            strength=self.settings.dino_strength if guides else 0.0,
-            extract=self.yardstick.extract if guides and self.yardstick else None,
-            target=self.yardstick.target if guides and self.yardstick else None,
-        )
+            self.progress(Progress(done, tiles, self._call, max(self.calls, self._call), self._redone))
 
     def drift(self, tile: Tile, image: Tensor) -> TileDrift | None:
         """Drift of `tile` in `image`, a picture of the target size; None where the tile determines no source pixel.
@@ -249,16 +244,25 @@ class Run:
             return None
         return self.yardstick.tile(_pad(image[..., tile.rows, tile.cols], tile.size), operators)
 
+    def _box(self, tile: Tile) -> tuple[int, int, int, int]:
+        return tile.y0, tile.x0, min(tile.y1, self.target_size[0]), min(tile.x1, self.target_size[1])
+
+    def _seconds(self, tile: Tile) -> float:
+        return self._records[tile].seconds if tile in self._records else 0.0
+
     def _tile_report(self, tile: Tile, image: Tensor) -> TileReport:
-        box = (tile.y0, tile.x0, min(tile.y1, self.target_size[0]), min(tile.x1, self.target_size[1]))
-        done = TileReport(box, self._seconds.get(tile, 0.0), guidance=self._guidance.get(tile, 0.0))
-        if tile in self._seconds:
-            done = dataclasses.replace(done, seed=self.settings.seed, denoise=self.settings.denoise)
+        done = self._records.get(tile) or TileReport(self._box(tile), 0.0)
+        if self._held is not None:
+            before = self._held.before.get(tile)
+            first = done.drift_first if before is None or done.drift_first is not None else before.mean
+            blended = float(self._held.share[..., tile.rows, tile.cols].mean())
+            done = dataclasses.replace(done, blended=blended, drift_first=first)
         found = self.drift(tile, image) if self.measure else None
         if found is None:
             return done
+        first = found.mean if done.drift_first is None else done.drift_first
         return dataclasses.replace(
-            done, drift=found.mean, drift_worst=found.worst, drift_enlarged=found.enlarged, drift_first=found.mean
+            done, drift=found.mean, drift_worst=found.worst, drift_enlarged=found.enlarged, drift_first=first
         )
 
 

@@ -127,6 +127,16 @@ class Settings:
         "DINOv2 weights: a folder, a safetensors file or a hub id; empty takes the small one that ships.",
         unset="",
     )
+    repair_tries: int = _knob(
+        0, "Repair tries", "DINO repair tries",
+        "How often a tile that drifts too far is redone, closer to the source; 0 switches it off.",
+        low=1, high=8, step=1, unset=0,
+    )
+    max_drift: float = _knob(
+        0.0, "Largest drift", "DINO max drift",
+        "No patch may drift further than this above plain enlargement, as measured; 0 sets no bound.",
+        low=0.01, high=1.0, step=0.01, unset=0,
+    )
 
     def __post_init__(self) -> None:
         types = get_type_hints(type(self))
@@ -186,6 +196,11 @@ class Settings:
                 f"Change {knobs()[field].label.lower()}.",
                 field=field, value=getattr(self, field), limit=f"1 to {_short(MAX_SCALE)} times the source",
             )
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether a run with these settings asks for the feature network."""
+        return self.guides or self.repair_tries > 0 or self.max_drift > 0
 
     def replace(self, **changes: Any) -> Settings:
         """A copy with `changes`, checked again; unknown names are refused."""

@@ -37,6 +37,33 @@ def timm():
                 del sys.modules[name]
 
 
+class Block(torch.nn.Module):
+    """Mixes a patch's channels, and a little of all patches into each."""
+
+    def __init__(self, dim, generator):
+        super().__init__()
+        self.mix = torch.nn.Parameter(torch.randn(dim, dim, generator=generator) / dim**0.5, requires_grad=False)
+
+    def forward(self, tokens):
+        return tokens + torch.tanh((tokens + 0.1 * tokens.mean(1, keepdim=True)) @ self.mix)
+
+
+@pytest.fixture(scope="session")
+def quick_dino():
+    """A DINOv2 of one made-up block: a random network sees pasted things well enough, and costs nothing."""
+    from lib_dino.dinov2 import Dinov2
+    from lib_dino.dinov2_file import Weights
+
+    generator, dim = torch.Generator().manual_seed(3), 16
+    tensors = {
+        "cls": torch.zeros(1, 1, dim), "positions": torch.zeros(1, 16, dim),
+        "patch.weight": torch.randn(dim, 3, 14, 14, generator=generator) / 14, "patch.bias": torch.zeros(dim),
+        "norm.weight": torch.ones(dim), "norm.bias": torch.zeros(dim), "blocks.0.norm1.weight": torch.ones(dim),
+    }  # fmt: skip
+    blocks = torch.nn.ModuleList([Block(dim, generator)])
+    return Dinov2(Weights(tensors, heads=1), blocks, name="quick", backend="test")
+
+
 class _EmptyTorchvision(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Finds every module of torchvision, each with any class one asks for."""
 

@@ -12,7 +12,7 @@ HOST_PACKAGES = {"modules", "modules_forge", "backend", "ldm_patched", "gradio",
 # A file imports only from files named before its own in this list (same line: not from each other).
 RANKS = [
     {"errors"},
-    {"settings", "tiles", "report", "files", "dinov2_file"},
+    {"settings", "tiles", "report", "files", "dinov2_file", "download", "published"},
     {"infotext", "blend", "resample", "quality", "sampling", "dinov2", "denoiser"},
     {"features", "consistency", "images"},
     {"compare", "detail", "adapter_file"},
@@ -21,6 +21,9 @@ RANKS = [
     {"adapter_load", "adapter_unet"},
     {"guidance"},
     {"correction"},
+    {"bound", "render"},
+    {"painter"},
+    {"repair"},
     {"run"},
     {"embedded"},
     {"pipeline"},

@@ -60,7 +60,7 @@ def source(generator):
 class AlwaysOn(Script):
     """As `scripts/dino_upscale.py` has it."""
 
-    args_from, args_to, filename = 1, 20, "x"
+    args_from, args_to, filename = 1, 40, "x"
 
     def title(self):
         return "DINO Upscale"

@@ -127,6 +127,8 @@ def test_names_order_defaults_and_saved_keys_are_pinned():
         ("dino_enabled", "DINO enabled", True),
         ("dino_strength", "DINO strength", 0.5),
         ("dino_model", "DINO model", ""),
+        ("repair_tries", "DINO repair tries", 0),
+        ("max_drift", "DINO max drift", 0.0),
     ]
 
 

@@ -37,7 +37,7 @@ HOST_KNOBS: Final[dict[str, Knob]] = {
 FIELDS: Final[tuple[str, ...]] = (
     "enabled", "scale_factor", "width", "height", "upscaler", "denoise", "steps", "sampler_name", "scheduler",
     "tile_size", "overlap", "tile_batch_size", "dino_enabled", "dino_strength", "dino_model", "consistency",
-    "preset", "seed", "megapixels",
+    "preset", "seed", "megapixels", "repair_tries", "max_drift",
 )  # fmt: skip
 """The order of the arguments; grows at its end only."""
 

@@ -23,7 +23,7 @@ from .args import (
 from .names import choices
 from .summary import summary
 
-_FIRST: Final = {"steps": 0, "tile_size": 0}
+_FIRST: Final = {"steps": 0, "tile_size": 0, "repair_tries": 0, "max_drift": 0}
 """Where a slider starts below its smallest value, to say "as suits"."""
 
 _STEPS: Final = "Steps of a full denoising; 0 takes the tab's own."
@@ -108,6 +108,9 @@ def _faithful_section(widgets: dict[str, Any], make: Callable[..., Any]) -> None
         widgets["dino_model"] = make("dino_model", choices=weights.names())
     widgets["dino_strength"] = make("dino_strength")
     widgets["consistency"] = make("consistency")
+    with gr.Row():
+        widgets["repair_tries"] = make("repair_tries")
+        widgets["max_drift"] = make("max_drift")
 
 
 def _tile_section(widgets: dict[str, Any], make: Callable[..., Any]) -> None:

@@ -107,7 +107,8 @@ class PictureJob:
         return functools.partial(TinyCodec, *networks, self._model.family)
 
     def _told(self, progress: Progress) -> None:
-        self._screen.text(f"{TITLE}: tile {min(progress.tile + 1, progress.tiles)}/{progress.tiles}")
+        redone = f", {progress.redone} redone" if progress.redone else ""
+        self._screen.text(f"{TITLE}: tile {min(progress.tile + 1, progress.tiles)}/{progress.tiles}{redone}")
 
     def _pass_on(self, render: HostRender, stopped: bool) -> None:
         """What the tiles' scripts wrote down belongs to the picture."""

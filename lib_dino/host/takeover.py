@@ -54,7 +54,7 @@ class Takeover:
         p, job = self._p, self._job
         settings = job.settings
         model_name = weights.chosen(settings.dino_model)
-        if settings.guides:
+        if settings.needs_features:
             self._dino = weights.load(model_name)
         saved = {**job.to_infotext(), **self._keys}
         if model_name != BUILT_IN_MODEL or settings.dino_model:

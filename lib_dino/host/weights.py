@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
+import logging
 import os
-import urllib.error
-import urllib.request
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from ..errors import ModelError, SettingsError
+from ..published import PUBLISHED
 from .args import BUILT_IN_MODEL, DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from ..dinov2 import Dinov2
 
-DOWNLOADS: Final[dict[str, str]] = {
-    "dinov2-small": "facebook/dinov2-small",
-    "dinov2-base": "facebook/dinov2-base",
-    "dinov2-large": "facebook/dinov2-large",
-    "dinov2-with-registers-small": "facebook/dinov2-with-registers-small",
-    "dinov2-with-registers-base": "facebook/dinov2-with-registers-base",
-    "dinov2-with-registers-large": "facebook/dinov2-with-registers-large",
-}
-"""Networks that are fetched when first used, by name; repositories on Hugging Face."""
+log = logging.getLogger("dino_upscale")
 
 OPTION_MODEL: Final = "dino_upscale_model"
 OPTION_FOLDER: Final = "dino_upscale_folder"
@@ -46,7 +37,7 @@ def names() -> list[str]:
     """What the panel offers: the built-in network, those in the folder, those that can be fetched."""
     held = sorted(path.stem for path in folder().glob(f"*{_SUFFIX}"))
     held += sorted(path.parent.name for path in folder().glob(f"*/model{_SUFFIX}"))
-    return list(dict.fromkeys([DEFAULT_MODEL, BUILT_IN_MODEL, *held, *DOWNLOADS]))
+    return list(dict.fromkeys([DEFAULT_MODEL, BUILT_IN_MODEL, *held, *PUBLISHED]))
 
 
 def chosen(name: str) -> str:
@@ -72,7 +63,7 @@ def source(name: str) -> Path | None:
         if path.is_file() or (path / f"model{_SUFFIX}").is_file():
             return path
     key = name.rpartition("/")[2]
-    if key in DOWNLOADS and name in (key, DOWNLOADS[key]):
+    if key in PUBLISHED and name in (key, PUBLISHED[key].repository):
         return place / f"{key}{_SUFFIX}" if (place / f"{key}{_SUFFIX}").is_file() else _fetch(key, place)
     raise SettingsError(
         f"There is no feature model {name[:200]!r}: it is none of {', '.join(names())}, and no file or folder "
@@ -99,46 +90,29 @@ def load(name: str) -> Dinov2:
 
 
 def _fetch(name: str, place: Path) -> Path:
-    from modules import modelloader, shared
+    """The file of a published network in the folder `place`; the line under the progress bar says how far it is."""
+    from modules import shared
 
-    url = f"{os.environ.get('HF_ENDPOINT', 'https://huggingface.co')}/{DOWNLOADS[name]}/resolve/main/model{_SUFFIX}"
-    target = place / f"{name}{_SUFFIX}"
-    shared.state.textinfo = f"Fetching {target.name}"
+    from .. import dinov2_file, download
+    from . import screen
+
+    published, target = PUBLISHED[name], place / f"{name}{_SUFFIX}"
+
+    def told(done: int, total: int) -> None:
+        if screen.stop_asked():
+            raise ModelError("it was interrupted; what came stays for the next try")
+        share = f" of {total / 1e6:.0f} MB, {done / total:.0%}" if total else " MB"
+        shared.state.textinfo = f"Fetching {target.name}: {done / 1e6:.0f}{share}"
+
     try:
-        wanted = _checksum(url)
-        modelloader.load_file_from_url(url, model_dir=str(place), file_name=target.name)
-        if wanted is not None and (found := _sha256(target)) != wanted:
-            target.unlink(missing_ok=True)
-            raise ModelError(f"its checksum is {found}, it should be {wanted}; the file was removed")
-    except Exception as error:  # whatever the host's downloader raises
+        if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+            raise ModelError("HF_HUB_OFFLINE is set, so nothing is fetched")
+        log.info("Fetching %s from %s to %s", target.name, published.url, place)
+        return download.fetch(published.url, target, sha256=published.sha256, told=told, check=dinov2_file.read)
+    except ModelError as error:
         raise ModelError(
-            f"{target.name} could not be fetched from {url} to {place}: {error}. Put the file there by hand, or "
-            f"choose {BUILT_IN_MODEL} as feature model."
+            f"{target.name} could not be fetched from {published.url} to {place}: {error}. Put the file there by hand, "
+            f"or choose {BUILT_IN_MODEL} as feature model."
         ) from error
-    return target
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
-        """None: the answer that redirects is the one with the checksum."""
-
-
-def _checksum(url: str) -> str | None:
-    """The SHA-256 that the server promises for a file; None when it does not say."""
-    request = urllib.request.Request(url, method="HEAD")
-    try:
-        headers = urllib.request.build_opener(_NoRedirect).open(request, timeout=20).headers
-    except urllib.error.HTTPError as error:
-        if not 300 <= error.code < 400:
-            raise
-        headers = error.headers
-    tag = str(headers.get("X-Linked-Etag", "")).strip('"')
-    return tag if len(tag) == 64 else None
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    finally:
+        shared.state.textinfo = None

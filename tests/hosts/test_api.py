@@ -10,7 +10,7 @@ from PIL import Image, ImageChops, ImageStat
 FIELDS = [
     "enabled", "scale_factor", "width", "height", "upscaler", "denoise", "steps", "sampler_name", "scheduler",
     "tile_size", "overlap", "tile_batch_size", "dino_enabled", "dino_strength", "dino_model", "consistency",
-    "preset", "seed", "megapixels",
+    "preset", "seed", "megapixels", "repair_tries", "max_drift",
 ]  # fmt: skip
 
 

@@ -1,0 +1,178 @@
+import pytest
+import torch
+from torch.testing import assert_close
+
+from lib_dino.blend import Canvas
+from lib_dino.correction import PixelCodec
+from lib_dino.errors import SettingsError
+from lib_dino.painter import Painter, Painting
+from lib_dino.quality import detail_energy
+from lib_dino.resample import resize
+from lib_dino.run import Run
+from lib_dino.settings import Settings
+from lib_dino.tiles import plan_tiles
+
+
+@pytest.fixture(scope="module")
+def dino(quick_dino):
+    return quick_dino
+
+
+@pytest.fixture
+def source(generator):
+    return (0.2 + 0.6 * resize(torch.rand(1, 3, 10, 14, generator=generator), (60, 84))).clamp(0, 1)
+
+
+class Inventor:
+    """Sharpens every tile; in some paintings, counted over the run, it turns the tile's middle inside out."""
+
+    name, tile_px, multiple_px, channels, factor, fits_any_tile = "inventor", 96, 8, 4, 8, False
+
+    def __init__(self, invents=(), blurs=(), stops=None):
+        self.invents, self.blurs, self.stops = set(invents), set(blurs), stops
+        self.painted = 0
+        self.batches, self.noises, self.denoises = [], [], []
+
+    def calls(self, denoise, steps):
+        return 2
+
+    def __call__(self, tiles, noise, *, denoise, steps, correct, called):
+        self.batches.append(len(tiles))
+        self.noises.append(noise)
+        self.denoises.append(denoise)
+        if self.stops == len(self.batches) - 1:
+            return None
+        images = torch.cat([self.paint(tile[None]) for tile in tiles])
+        for _ in range(2):
+            images = (correct(2 * images - 1, 0.5, PixelCodec()) + 1) / 2
+            called()
+        return images.clamp(0, 1)
+
+    def paint(self, tile):
+        number, self.painted = self.painted, self.painted + 1
+        if number in self.blurs:
+            return resize(resize(tile, (12, 12)), (96, 96)).clamp(0, 1)
+        ripple = 0.05 * torch.cos(torch.pi * torch.arange(96.0))
+        sharp = (tile + ripple[:, None] * ripple[None, :] * 20).clamp(0, 1)
+        if number in self.invents:
+            sharp[..., 24:72, 24:72] = 1 - sharp[..., 24:72, 24:72]
+        return sharp
+
+
+def run(source, dino, model, **settings):
+    given = {"seed": 1, "overlap": 16, "consistency": 0.0, "dino_enabled": False, "repair_tries": 2, "max_drift": 0.0}
+    return Run(source, (120, 168), Settings(**{**given, **settings}), model, dino, measure=True)
+
+
+def test_an_invention_is_painted_again_and_the_other_tiles_stay_as_they_are(source, dino):
+    plain = run(source, dino, Inventor(), repair_tries=0).render()
+    model = Inventor(invents=[1])
+    task = run(source, dino, model)
+    image = task.render()
+    report = task.report(image, 0.0)
+    assert [tile.tries for tile in report.tiles] == [0, 1, 0, 0]
+    assert [tile.kept for tile in report.tiles] == [0, 1, 0, 0]
+    assert report.tiles[1].drift_first > 3 * report.tiles[1].drift
+    assert [tile.seed for tile in report.tiles] == [1, 2, 1, 1]
+    assert torch.equal(image[..., :, :72], plain[..., :, :72])
+    assert any("Redone: 1 tile" in note for note in report.notes)
+
+
+def test_only_the_failed_tiles_of_a_batch_are_redone(source, dino):
+    model = Inventor(invents=[1, 2])
+    run(source, dino, model, tile_batch_size=4).render()
+    assert model.batches == [4, 2]
+
+
+def test_nothing_is_redone_or_changed_where_nothing_is_wrong(source, dino):
+    model = Inventor()
+    image = run(source, dino, model).render()
+    assert model.batches == [1] * 4
+    assert torch.equal(image, run(source, dino, Inventor(), repair_tries=0).render())
+
+
+def test_a_tile_is_redone_at_most_so_often_and_the_least_drift_is_kept(source, dino):
+    model = Inventor(invents=range(100))
+    task = run(source, dino, model, repair_tries=3)
+    report = task.report(task.render(), 0.0)
+    assert all(1 <= tile.tries <= 3 for tile in report.tiles)
+    assert len(model.batches) == 4 + sum(tile.tries for tile in report.tiles)
+    # Redone tiles keep ever more to the source, so that even these inventions fade.
+    assert all(tile.kept > 0 and tile.drift < tile.drift_first for tile in report.tiles)
+
+
+def test_blur_never_wins(source, dino):
+    # The first tile invents; painted again it is blurred: perfectly faithful, and no detail left.
+    model = Inventor(invents=[0], blurs=[1, 2])
+    task = run(source, dino, model)
+    report = task.report(task.render(), 0.0)
+    assert [tile.tries for tile in report.tiles] == [2, 0, 0, 0]
+    assert report.tiles[0].kept == 0
+
+
+def test_a_redone_tile_keeps_the_detail(source, dino):
+    first = run(source, dino, Inventor(invents=[0]), repair_tries=0).render()
+    redone = run(source, dino, Inventor(invents=[0])).render()
+    assert detail_energy(redone[..., :72, :72]) > 0.8 * detail_energy(first[..., :72, :72])
+
+
+def test_each_try_is_closer_to_the_source_than_the_one_before():
+    tries = [Painting(0, 2**32 - 1, 0.5, 0.5, 0.0)]
+    for _ in range(3):
+        tries.append(tries[-1].again(guides=True))
+    assert [p.number for p in tries] == [0, 1, 2, 3]
+    assert [p.seed for p in tries] == [2**32 - 1, 0, 1, 2]
+    for name, rising in (("denoise", False), ("strength", True), ("consistency", True)):
+        values = [getattr(p, name) for p in tries]
+        assert values == sorted(values, reverse=not rising) and values[0] != values[-1]
+    assert Painting(0, 1, 0.5, 0.5, 0.0).again(guides=False).strength == 0.5
+
+
+def test_a_redone_tile_starts_from_the_neighbours_noise_at_its_border_and_its_own_inside(source):
+    model = Inventor()
+    plan = plan_tiles((120, 168), tile_px=96, overlap_px=64, multiple_px=8)
+    base = torch.zeros(1, 3, 120, 168)
+    canvas = Canvas(base, plan, feather_px=48)
+    settings = Settings(seed=1, dino_enabled=False)
+    painter = Painter(source, base, canvas, (120, 168), settings, model, yardstick=None, dead_zone=0.0)
+    first = Painting(0, 1, 0.5, 0.0, 0.0)
+    for painting in (first, painter.again(first)):
+        painter.paint([plan[0]], painting, lambda: None)
+    old, new = model.noises
+    assert_close(new[..., -1:, :], old[..., -1:, :], atol=0.1, rtol=0)
+    assert_close(new[..., :, -1:], old[..., :, -1:], atol=0.1, rtol=0)
+    inner_old, inner_new = old[..., :6, :6].flatten(), new[..., :6, :6].flatten()
+    assert abs(float(torch.corrcoef(torch.stack([inner_old, inner_new]))[0, 1])) < 0.35
+    assert float(new.std()) == pytest.approx(1, abs=0.1)
+
+
+def test_a_denoise_the_model_cannot_work_with_is_not_tried(source, dino):
+    class Picky(Inventor):
+        def calls(self, denoise, steps):
+            if denoise < 0.2:
+                raise SettingsError("too few steps", field="steps", value=steps, limit="more")
+            return 2
+
+    model = Picky(invents=range(100))
+    run(source, dino, model, denoise=0.2, repair_tries=3).render()
+    assert set(model.denoises) == {0.2}
+
+
+def test_stopping_in_the_middle_of_a_repair_keeps_the_first_painting(source, dino):
+    model = Inventor(invents=[0], stops=1)
+    task = run(source, dino, model)
+    image = task.render()
+    assert task.stopped and model.batches == [1, 1]
+    assert (image[..., 40, 40] != task.base[..., 40, 40]).any()
+    assert torch.equal(image[..., -1, -1], task.base[..., -1, -1])
+
+
+def test_progress_says_how_many_tiles_were_redone_and_ends_full(source, dino):
+    seen = []
+    task = run(source, dino, Inventor(invents=[0, 4]))
+    task.progress = seen.append
+    task.render()
+    assert [p.call for p in seen] == list(range(1, len(seen) + 1))
+    assert seen[-1].call == seen[-1].calls and seen[-1].tile == seen[-1].tiles == 4
+    assert [p.redone for p in seen] == sorted(p.redone for p in seen)
+    assert seen[-1].redone == 2
