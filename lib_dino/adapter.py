@@ -11,7 +11,8 @@ One function, `Injection.seen`, does this for every runtime: diffusers UNets in 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, cast
@@ -21,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .adapter_file import AdapterInfo, write_adapter
-from .adapter_tokens import PLACE_DIM, Projector, cell_centres, fourier, picture_features, state_of
+from .adapter_tokens import PLACE_DIM, Projector, cell_centres, fourier, picture_features
 from .dinov2 import Dinov2
 from .errors import ModelError
 from .features import grid_size
@@ -92,10 +93,13 @@ class Adapter(nn.Module):
 
     def save(self, path: Path) -> None:
         """Write it as float16, in one rename."""
-        tensors = state_of(self.image_proj, "image_proj.")
-        for position, layer in enumerate(self.layers):
-            tensors |= state_of(layer, f"ip_adapter.{2 * position + 1}.")
-        write_adapter(path, self.info, tensors)
+        write_adapter(path, self.info, self.file_names(self.state_dict()))
+
+    @staticmethod
+    def file_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """An adapter's tensors by the names that files give them."""
+        return {re.sub(r"^layers\.(\d+)", lambda found: f"ip_adapter.{2 * int(found[1]) + 1}", name): tensor
+                for name, tensor in tensors.items()}  # fmt: skip
 
 
 @dataclass
@@ -107,8 +111,7 @@ class Injection:
         tokens: (B, T, width) of the batch's tiles.
         strength: what is seen is multiplied by it.
         grid: patches down and across, when the tokens have places.
-        span: height and width of a tile in cells of the UNet's input, when they do; less than the input's where
-            that is padded.
+        span: height and width of a tile in cells of the UNet's input, when that is not the tile alone.
         origin: (B, 2), cell of the tile at which each input begins, where not at its corner.
     """
 
@@ -116,7 +119,7 @@ class Injection:
     tokens: Tensor
     strength: float
     grid: tuple[int, int] = (1, 1)
-    span: tuple[float, float] = (1.0, 1.0)
+    span: tuple[float, float] | None = None
     origin: Tensor | None = None
     _held: dict[tuple[int, torch.dtype], tuple[Tensor, Tensor]] = field(default_factory=dict, init=False)
 
@@ -156,10 +159,11 @@ class Injection:
     def _places(self, query: Tensor, rows: Tensor | None, cells: tuple[int, int]) -> Tensor:
         """Place of each query among the patches, (R, N, PLACE_DIM)."""
         halvings, size = level(query.shape[1], cells)
-        step = [patches * 2**halvings / side for patches, side in zip(self.grid, self.span, strict=True)]
+        span = self.span or cells
+        step = [patches * 2**halvings / side for patches, side in zip(self.grid, span, strict=True)]
         places = cell_centres(*size, step=(step[0], step[1])).to(query.device)[None]
         if self.origin is not None:
-            shift = self.origin.to(places) * places.new_tensor(self.grid) / places.new_tensor(self.span)
+            shift = self.origin.to(places) * places.new_tensor(self.grid) / places.new_tensor(span)
             shift = shift if rows is None else shift[rows.clamp(min=0).to(shift.device)]
             places = places + shift[:, None]
         return fourier(places).to(query).expand(len(query), -1, -1)

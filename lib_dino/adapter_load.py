@@ -66,16 +66,29 @@ def load_adapter(path: str | Path | None, dino: Dinov2, *, device: str | torch.d
     with torch.inference_mode(False):
         info, tensors = read_adapter(file)
         info.check_encoder(dino, name=name)
-        held = {key.removeprefix("image_proj."): t for key, t in tensors.items() if key.startswith("image_proj.")}
-        projector = read_projector(info, held, dim=feature_dim(info, dino), name=name)
-        layers = _read_layers(info, {k: t for k, t in tensors.items() if not k.startswith("image_proj.")}, name)
-        adapter = Adapter(info, projector, layers, name=name).eval().requires_grad_(False)
-        _check_width(adapter, projector, dino)
-        return adapter.to(device)
+        return from_tensors(info, tensors, name=name, dim=feature_dim(info, dino)).to(device)
 
 
-def _check_width(adapter: Adapter, projector: Projector, dino: Dinov2) -> None:
-    dim = feature_dim(adapter.info, dino)
+def from_tensors(info: AdapterInfo, tensors: Mapping[str, Tensor], *, name: str, dim: int | None = None) -> Adapter:
+    """The adapter that a file's tensors make.
+
+    Args:
+        name: of the file, for messages.
+        dim: channels of the features it is to take; None takes those it was made for.
+
+    Raises:
+        ModelError: a tensor is missing, too many, or of a shape that does not fit the others or the metadata.
+    """
+    held = {key.removeprefix("image_proj."): t for key, t in tensors.items() if key.startswith("image_proj.")}
+    projector = read_projector(info, held, dim=dim, name=name)
+    layers = _read_layers(info, {k: t for k, t in tensors.items() if not k.startswith("image_proj.")}, name)
+    adapter = Adapter(info, projector, layers, name=name).eval().requires_grad_(False)
+    if dim is not None:
+        _check_width(adapter, projector, dim)
+    return adapter
+
+
+def _check_width(adapter: Adapter, projector: Projector, dim: int) -> None:
     given = torch.zeros(1, dim) if adapter.info.projector == "linear" else torch.zeros(1, dim, 1, 1)
     width, wanted = projector(given).shape[-1], CROSS_DIM.get(adapter.info.base, adapter.width)
     if not width == adapter.width == wanted:

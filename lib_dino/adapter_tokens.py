@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import torch
 import torch.nn.functional as F
@@ -63,7 +63,10 @@ class LinearTokens(nn.Module):
 
 
 class PatchTokens(nn.Module):
-    """Patches (B, D, gh, gw) to a token each, (B, gh * gw, width), the last `PLACE_DIM` channels being its place."""
+    """Patches (B, D, gh, gw) to a token each and a last one of zeros, (B, gh * gw + 1, width).
+
+    The last `PLACE_DIM` channels are the patch's place. Who looks at the token of zeros adds nothing.
+    """
 
     def __init__(self, dim: int, width: int, inner: int) -> None:
         super().__init__()
@@ -76,7 +79,8 @@ class PatchTokens(nn.Module):
         flat = F.layer_norm(features.flatten(2).transpose(1, 2), features.shape[1:2])
         content = self.norm(self.proj_out(F.gelu(self.proj(flat))))
         places = fourier(cell_centres(*features.shape[-2:])).to(content)
-        return torch.cat([content, places.expand(len(content), -1, -1)], -1)
+        tokens = torch.cat([content, places.expand(len(content), -1, -1)], -1)
+        return F.pad(tokens, (0, 0, 0, 1))
 
 
 class Look(nn.Module):
@@ -143,18 +147,20 @@ def new_projector(info: AdapterInfo, *, dim: int, width: int, inner: int) -> Pro
     return Resampler(dim, width, info.tokens, hidden=inner, inner=inner, expansion=4 * inner, depth=4)
 
 
-def read_projector(info: AdapterInfo, tensors: Mapping[str, Tensor], *, dim: int, name: str) -> Projector:
+def read_projector(info: AdapterInfo, tensors: Mapping[str, Tensor], *, dim: int | None, name: str) -> Projector:
     """The projector whose tensors these are, without their `image_proj.`; its sizes are read off their shapes.
 
     Args:
-        dim: channels of the features it is to take.
+        dim: channels of the features it is to take; None takes those it was made for.
         name: of the file, for messages.
 
     Raises:
         ModelError: a tensor is missing, too many, or of a shape that does not fit the others or the metadata.
     """
     try:
-        module = _sized(info, {key: tuple(tensor.shape) for key, tensor in tensors.items()}, dim)
+        shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+        opening = "proj_in.weight" if info.projector == "resampler" else "proj.weight"
+        module = _sized(info, shapes, shapes[opening][1] if dim is None else dim)
         module.load_state_dict(dict(tensors))
     except (KeyError, IndexError, RuntimeError, ValueError) as error:
         raise ModelError(
@@ -201,7 +207,3 @@ def picture_features(info: AdapterInfo, dino: Dinov2, pictures: Tensor, source_s
             return dino.class_token(given)
         return torch.cat(dino.layer_tokens(given, info.layers), 1)
 
-
-def state_of(module: nn.Module, prefix: str) -> dict[str, Any]:
-    """Tensors of a module by name, `prefix` put before each."""
-    return {f"{prefix}{key}": value for key, value in module.state_dict().items()}

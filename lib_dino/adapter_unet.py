@@ -20,21 +20,31 @@ def cross_attention(unet: nn.Module) -> list[Any]:
     return [unet.get_submodule(name) for name in names[1::2]]
 
 
-def check_fits(adapter: Adapter, shapes: Sequence[tuple[int, int]], model: str) -> None:
+def shapes(unet: nn.Module) -> list[tuple[int, int]]:
+    """(channels, width of the text's tokens) of each cross-attention layer, in order."""
+    return [(module.to_q.out_features, module.to_k.in_features) for module in cross_attention(unet)]
+
+
+def check_fits(adapter: Adapter, shapes: Sequence[tuple[int, int]], *, base: str, model: str) -> None:
     """Nothing, when `adapter` was made for a UNet whose cross-attention layers have these shapes.
 
     Args:
         shapes: (channels, width of the text's tokens) of each layer, in diffusers' order.
-        model: what to call the UNet in messages.
+        base: what kind of model it is, as in `AdapterInfo`.
+        model: what to call it in messages.
 
     Raises:
         ModelError: it was made for another.
     """
-    wanted = adapter.channels
-    found = [channels for channels, _ in shapes]
+    wanted, found = adapter.channels, [channels for channels, _ in shapes]
+    if adapter.info.base != base:
+        raise ModelError(
+            f"The adapter {adapter.name} was made for {adapter.info.base}; {model} is {base}. Load a checkpoint of "
+            f"that kind, take an adapter for this one, or set adapter strength to 0."
+        )
     if wanted != found:
         raise ModelError(
-            f"The adapter {adapter.name} was made for a UNet of base {adapter.info.base} with {len(wanted)} "
+            f"The adapter {adapter.name} was made for a UNet with {len(wanted)} "
             f"cross-attention layers of {_short(wanted)} channels; {model} has {len(found)} of {_short(found)}. Load a "
             f"checkpoint of that base, or take an adapter for this one."
         )

@@ -31,6 +31,7 @@ _GROUPS: Final = {
     "how it is repainted": ("denoise", "steps", "seed"),
     "how it is kept to the source": ("consistency", "dino_strength", "dino_enabled", "dino_model"),
     "what is done about drift": ("repair_tries", "max_drift"),
+    "what the model is shown of the source": ("adapter_strength", "adapter"),
     "tiles": ("tile_size", "overlap", "tile_batch_size"),
 }
 _EXIT_CODES: Final = """\

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from .correction import PixelCodec
-from .denoiser import load_denoiser
+from .denoiser import BLOCK_PX, load_denoiser
 from .render import TileCorrect
 from .sampling import sample, schedule
 
@@ -30,6 +31,7 @@ class EmbeddedRender:
     """
 
     name = "embedded denoiser"
+    cell_px = BLOCK_PX
     tile_px = 640
     multiple_px = 1
     channels = 3
@@ -39,6 +41,11 @@ class EmbeddedRender:
     def __init__(self, folder: Path | None = None, *, device: str = "cpu") -> None:
         self._denoiser = load_denoiser(folder, device=device)
         self._codec = PixelCodec()
+
+    @property
+    def unet(self) -> Any:
+        """The diffusers network inside, for adapters."""
+        return self._denoiser.unet
 
     def calls(self, denoise: float, steps: int) -> int:
         """Model calls for one tile."""

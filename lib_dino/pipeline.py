@@ -16,9 +16,14 @@ import PIL.Image
 import torch
 from torch import Tensor
 
+from .adapter import Adapter
+from .adapter_load import load_adapter
+from .adapter_unet import check_fits, injected, shapes
 from .bound import eight_bit
+from .conditioning import Conditioning
 from .dinov2 import Dinov2, load_dinov2
 from .embedded import EmbeddedRender
+from .errors import ModelError
 from .images import Picture, picture_from_pil, read_picture, write_picture
 from .infotext import infotext
 from .report import Report
@@ -30,7 +35,7 @@ Source = Picture | PIL.Image.Image | str | os.PathLike[str]
 """A picture, or the path of one."""
 
 
-_UNGUIDED: Final[dict[str, Any]] = {"dino_enabled": False, "repair_tries": 0, "max_drift": 0.0}
+_UNGUIDED: Final[dict[str, Any]] = {"dino_enabled": False, "repair_tries": 0, "max_drift": 0.0, "adapter_strength": 0.0}
 """Features play no part."""
 
 
@@ -84,11 +89,12 @@ def upscale(
     picture, settings = _open(source), _seeded(settings or Settings())
     target_size = settings.target_size(picture.size)
     model = _model(model)
-    if dino is None and (settings.needs_features or measure):
+    if dino is None and (settings.needs_features or settings.conditions or measure):
         dino = _features(settings.dino_model or None)
+    condition = _conditioning(settings, model, dino, picture) if settings.conditions else None
     run = Run(
         picture.pixels, target_size, settings, model, dino, measure=measure, progress=progress,
-        saved=_grey_eight_bit if picture.grey else eight_bit,
+        saved=_grey_eight_bit if picture.grey else eight_bit, condition=condition,
     )  # fmt: skip
     started = time.perf_counter()
     with torch.no_grad():
@@ -159,6 +165,23 @@ def _denoiser(folder: str | None) -> EmbeddedRender:
 def _features(source: str | None) -> Dinov2:
     """Loaded once for all pictures of a batch."""
     return load_dinov2(source)
+
+
+def _conditioning(settings: Settings, model: Render, dino: Dinov2 | None, picture: Picture) -> Conditioning:
+    assert dino is not None, "an adapter needs the feature network it was trained with"
+    if not isinstance(model, EmbeddedRender):
+        raise ModelError(f"Adapters act on the embedded denoiser here, not on {model.name}: set adapter strength to 0.")
+    adapter = _adapter(settings.adapter or None, dino)
+    check_fits(adapter, shapes(model.unet), base="embedded", model=model.name)
+    return Conditioning(
+        adapter, dino, picture.pixels, settings.adapter_strength, model.cell_px, functools.partial(injected, model.unet)
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def _adapter(file: str | None, dino: Dinov2) -> Adapter:
+    """Loaded once for all pictures of a batch."""
+    return load_adapter(file, dino)
 
 
 def _open(source: Source) -> Picture:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -45,6 +46,8 @@ class Run:
             enlarged source stays, and tiles that lie there alone are left out.
         starting: told which tiles come next, before every batch of tiles.
         saved: what is left of a picture once it is written; the bound holds for that.
+        condition: shows the model what tiles hold of the source, (B, 3, h, w) as plainly enlarged, and by how much
+            they were; in force inside its `with` block.
         stopped: set when the model gave up on the user's wish; what was done by then is kept.
     """
 
@@ -60,6 +63,7 @@ class Run:
     mask: Tensor | None = None
     starting: Callable[[Sequence[Tile]], None] | None = None
     saved: Callable[[Tensor], Tensor] = eight_bit
+    condition: Callable[[Tensor, float], AbstractContextManager[None]] | None = None
     stopped: bool = False
     _records: dict[Tile, TileReport] = field(default_factory=dict)
     _held: Held | None = None
@@ -177,13 +181,21 @@ class Run:
             left -= 1
             self._called(0 if painting.number else len(tiles) * (left <= 0))
 
-        painted = painter.paint(tiles, painting, called)
+        with self._conditioned(tiles):
+            painted = painter.paint(tiles, painting, called)
         for each in painted or ():
             self._records[each.tile] = TileReport(
                 self._box(each.tile), each.seconds + self._seconds(each.tile),
                 seed=painting.seed, denoise=painting.denoise, guidance=each.guidance,
             )  # fmt: skip
         return painted
+
+    def _conditioned(self, tiles: Sequence[Tile]) -> AbstractContextManager[None]:
+        if self.condition is None:
+            return nullcontext()
+        plain = _pad(self._plain, self.plan.size)
+        scale = self.target_size[1] / self.source.shape[-1]
+        return self.condition(torch.cat([plain[..., t.rows, t.cols] for t in tiles]), scale)
 
     def _repaired(self, painter: Painter, painted: Sequence[Painted]) -> list[Painted]:
         """The best painting of each tile, those over the bound redone."""

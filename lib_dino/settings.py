@@ -137,6 +137,16 @@ class Settings:
         "No patch may drift further than this above plain enlargement, as measured; 0 sets no bound.",
         low=0.01, high=1.0, step=0.01, unset=0,
     )
+    adapter: str = _knob(
+        "", "Adapter", "DINO adapter",
+        "DINO adapter made for the model, a safetensors file; empty takes the embedded model's own.",
+        unset="",
+    )
+    adapter_strength: float = _knob(
+        0.0, "Adapter strength", "DINO adapter strength",
+        "How strongly the adapter's image tokens condition the model; 0 is bitwise off.",
+        low=0.0, high=1.0, step=0.05,
+    )
 
     def __post_init__(self) -> None:
         types = get_type_hints(type(self))
@@ -160,6 +170,11 @@ class Settings:
     def guides(self) -> bool:
         """Whether DINO features act at all."""
         return self.dino_enabled and self.dino_strength > 0
+
+    @property
+    def conditions(self) -> bool:
+        """Whether an adapter acts, where there is one for the model."""
+        return self.adapter_strength > 0
 
     def target_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Exact (height, width) of the result for a source of `size` (height, width), in pixels.

@@ -10,7 +10,7 @@ from lib_dino.adapter import Adapter, Injection, attend, level
 from lib_dino.adapter_file import AdapterInfo, fingerprint
 from lib_dino.adapter_load import new_layers
 from lib_dino.adapter_tokens import PLACE_DIM, cell_centres, feature_dim, fourier, new_projector
-from lib_dino.adapter_unet import check_fits, cross_attention, injected
+from lib_dino.adapter_unet import check_fits, cross_attention, injected, shapes
 from lib_dino.dinov2 import load_dinov2
 from lib_dino.errors import ModelError
 
@@ -36,7 +36,7 @@ def unet():
     return unet.eval().requires_grad_(False)
 
 
-def make(dino, shapes, projector="patches", *, heads=4, whole=False, seed=0):
+def make(dino, sizes, projector="patches", *, heads=4, whole=False, seed=0):
     """An adapter with random weights everywhere, so that it has an effect."""
     torch.manual_seed(seed)
     tokens = 0 if projector == "patches" else 5
@@ -44,14 +44,10 @@ def make(dino, shapes, projector="patches", *, heads=4, whole=False, seed=0):
     if projector == "linear":
         info = AdapterInfo(dino.name, fingerprint(dino), (8,), 224, 518, projector, tokens, whole, "embedded")
     made = new_projector(info, dim=feature_dim(info, dino), width=WIDTH, inner=64)
-    layers = new_layers(shapes, [heads] * len(shapes), width=WIDTH, placed=info.placed)
+    layers = new_layers(sizes, [heads] * len(sizes), width=WIDTH, placed=info.placed)
     for layer in layers:
         torch.nn.init.normal_(layer.to_v_ip.weight, std=0.3)
     return Adapter(info, made, layers, name="test").eval().requires_grad_(False)
-
-
-def shapes(unet):
-    return [(m.to_q.in_features, m.to_k.in_features) for m in cross_attention(unet)]
 
 
 def by_hand(layer, query, tokens, heads, places=None):
@@ -150,7 +146,9 @@ def test_tiles_of_other_content_get_other_tokens(dino, generator, projector):
     tiles = torch.rand(2, 3, 40, 56, generator=generator)
     tokens = adapter.tokens(dino, tiles, 2.0)
     rows, columns = adapter.grid(tiles, 2.0)
-    assert tokens.shape == (2, rows * columns if projector == "patches" else 5, WIDTH)
+    assert tokens.shape == (2, rows * columns + 1 if projector == "patches" else 5, WIDTH)
+    if projector == "patches":
+        assert not tokens[:, -1].any()
     assert (tokens[0] - tokens[1]).abs().max() > 0.01
     assert_close(adapter.tokens(dino, tiles[1:], 2.0)[0], tokens[1], rtol=1e-3, atol=1e-4)
 
@@ -221,4 +219,6 @@ def test_the_odd_processors_are_the_cross_attention(unet):
 def test_another_model_is_refused(dino, unet):
     adapter = make(dino, [(32, 24)] * 7)
     with pytest.raises(ModelError, match="7 cross-attention layers of 32 channels; the checkpoint has 7 of 32/64"):
-        check_fits(adapter, shapes(unet), "the checkpoint")
+        check_fits(adapter, shapes(unet), base="embedded", model="the checkpoint")
+    with pytest.raises(ModelError, match="was made for embedded; the checkpoint is sdxl"):
+        check_fits(make(dino, shapes(unet)), shapes(unet), base="sdxl", model="the checkpoint")

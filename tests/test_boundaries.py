@@ -18,7 +18,7 @@ RANKS = [
     {"compare", "detail", "adapter_file"},
     {"calibration", "adapter_tokens"},
     {"drift", "adapter"},
-    {"adapter_load", "adapter_unet"},
+    {"adapter_load", "adapter_unet", "conditioning"},
     {"guidance"},
     {"correction"},
     {"bound", "render"},

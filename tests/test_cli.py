@@ -95,13 +95,15 @@ def test_every_setting_has_a_flag_and_its_help_a_limit(capsys):
 def test_flags_reach_the_settings(calls, photo, tmp_path):
     flags = (
         "--scale 3 --denoise 0.3 --dino-strength 0.4 --no-dino --consistency 0.7 --tile-size 256 --overlap 32 "
-        "--tile-batch-size 2 --steps 12 --seed 9 --dino-model some/folder"
+        "--tile-batch-size 2 --steps 12 --seed 9 --dino-model some/folder "
+        "--adapter a.safetensors --adapter-strength 0.6"
     )
     assert run("upscale", photo, "-o", tmp_path / "a.png", *flags.split(), "--model", "other") == 0
     assert calls[0].model == "other"
     assert calls[0].settings == Settings(
         scale_factor=3.0, denoise=0.3, dino_strength=0.4, dino_enabled=False, consistency=0.7, tile_size=256,
         overlap=32, tile_batch_size=2, steps=12, seed=9, dino_model="some/folder",
+        adapter="a.safetensors", adapter_strength=0.6,
     )
 
 

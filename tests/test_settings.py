@@ -129,6 +129,8 @@ def test_names_order_defaults_and_saved_keys_are_pinned():
         ("dino_model", "DINO model", ""),
         ("repair_tries", "DINO repair tries", 0),
         ("max_drift", "DINO max drift", 0.0),
+        ("adapter", "DINO adapter", ""),
+        ("adapter_strength", "DINO adapter strength", 0.0),
     ]
 
 

@@ -22,6 +22,7 @@ NO_PRESET: Final = "Custom"
 NO_UPSCALER: Final = "None"
 DEFAULT_MODEL: Final = "Default"
 BUILT_IN_MODEL: Final = "Built-in"
+NO_ADAPTER: Final = "None"
 
 HOST_KNOBS: Final[dict[str, Knob]] = {
     "enabled": Knob("Enable DINO Upscale", "", "Off leaves the generation alone."),
@@ -38,12 +39,13 @@ FIELDS: Final[tuple[str, ...]] = (
     "enabled", "scale_factor", "width", "height", "upscaler", "denoise", "steps", "sampler_name", "scheduler",
     "tile_size", "overlap", "tile_batch_size", "dino_enabled", "dino_strength", "dino_model", "consistency",
     "preset", "seed", "megapixels", "repair_tries", "max_drift",
+    "adapter", "adapter_strength",
 )  # fmt: skip
 """The order of the arguments; grows at its end only."""
 
 _TEXT_DEFAULTS: Final = {
     "upscaler": NO_UPSCALER, "sampler_name": SAME_SAMPLER, "scheduler": SAME_SCHEDULER, "preset": NO_PRESET,
-    "dino_model": DEFAULT_MODEL,
+    "dino_model": DEFAULT_MODEL, "adapter": NO_ADAPTER,
 }  # fmt: skip
 
 
@@ -178,6 +180,8 @@ def _core_values(values: Mapping[str, Any]) -> dict[str, Any]:
             _refuse_giants(name, value)
     if found.get("dino_model") == DEFAULT_MODEL:
         found["dino_model"] = ""
+    if found.get("adapter") == NO_ADAPTER:
+        found["adapter"] = ""
     return found
 
 
@@ -186,7 +190,7 @@ _SHOWN: Final = 120
 
 def _refuse_giants(name: str, value: int | str) -> None:
     """Numbers of a thousand digits are refused before anything prints them in full."""
-    if isinstance(value, str) and name == "dino_model" and len(value) <= 4096:
+    if isinstance(value, str) and name in ("dino_model", "adapter") and len(value) <= 4096:
         return
     raise SettingsError(
         f"{all_knobs()[name].label} ({name}) must be {all_knobs()[name].limit()}: got {_short(value)}.",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ..settings import PRESETS, preset
-from . import weights
+from . import adapter_files, weights
 from .args import (
     DEFAULT_MODEL,
     FIELDS,
@@ -111,6 +111,9 @@ def _faithful_section(widgets: dict[str, Any], make: Callable[..., Any]) -> None
     with gr.Row():
         widgets["repair_tries"] = make("repair_tries")
         widgets["max_drift"] = make("max_drift")
+    with gr.Row():
+        widgets["adapter"] = make("adapter", choices=adapter_files.names())
+        widgets["adapter_strength"] = make("adapter_strength")
 
 
 def _tile_section(widgets: dict[str, Any], make: Callable[..., Any]) -> None:
@@ -135,7 +138,7 @@ def _widget(
     if not visible:
         common["visible"] = False
     if choices is not None:
-        return gr.Dropdown(choices=choices, allow_custom_value=name == "dino_model", **common)
+        return gr.Dropdown(choices=choices, allow_custom_value=name in ("dino_model", "adapter"), **common)
     if isinstance(value, bool):
         return gr.Checkbox(**common)
     if name in ("width", "height", "megapixels", "seed"):
@@ -149,7 +152,7 @@ def _widget(
 
 def _connect(widgets: dict[str, Any], source: Any, line: Any, img2img: bool) -> None:
     """The line follows the controls; a preset fills them in."""
-    names = [name for name in FIELDS if name not in ("enabled", "upscaler", "dino_model", "preset", "seed")]
+    names = [name for name in FIELDS if name not in ("enabled", "upscaler", "dino_model", "adapter", "preset", "seed")]
     inputs = [source, *(widgets[name] for name in names)]
 
     def describe(size: str, *values: Any) -> str:
@@ -173,7 +176,7 @@ def _paster(name: str, widget: Any) -> Callable[[dict[str, Any]], Any]:
     def paste(params: dict[str, Any]) -> Any:
         value = pasted(name, params)
         allowed = [c[0] if isinstance(c, tuple | list) else c for c in getattr(widget, "choices", None) or ()]
-        unknown = bool(allowed) and value not in allowed and name != "dino_model"
+        unknown = bool(allowed) and value not in allowed and name not in ("dino_model", "adapter")
         return None if unknown or value is None else value
 
     return paste

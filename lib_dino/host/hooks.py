@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..correction import Codec
 from ..errors import DinoError
+from .adapters import Conditioner
 from .latent import signal_to_noise_inverse
 from .model import Model
 
@@ -39,6 +40,7 @@ class Batch:
         correct: what is to be done to predicted clean tiles; None leaves every value as it is.
         codec: makes the codec from the source's tiles as latents.
         called: told after every model call.
+        conditioner: told before every model call, for it has to know what rows the UNet will see.
     """
 
     owner: Any
@@ -46,6 +48,7 @@ class Batch:
     correct: Correct | None
     codec: Callable[[Tensor | None], Codec]
     called: Callable[[], None]
+    conditioner: Conditioner | None = None
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,8 @@ class Hooks:
         self._stop()
         try:
             self._call = self._seen(params, batch)
+            if batch.conditioner is not None:
+                batch.conditioner.before_model(params)
         except Exception as error:
             self._fail(error)
 

@@ -9,11 +9,13 @@ from typing import Any
 
 from torch import Tensor
 
+from ..adapter import Adapter
+from ..conditioning import Conditioning
 from ..correction import Codec
 from ..dinov2 import Dinov2
 from ..run import Progress, Run
 from ..settings import MAX_SEED
-from . import pictures, screen, weights
+from . import adapter_files, adapters, pictures, screen, weights
 from .args import NO_UPSCALER, TITLE, Job
 from .hooks import Hooks
 from .latent import TinyCodec, tiny_autoencoder
@@ -28,7 +30,7 @@ class PictureJob:
         p: the generation, taken over.
         job: what to do.
         shown: progress and preview.
-        dino: the feature network, when guidance is on.
+        dino: the feature network, when guidance or an adapter is on.
         scripts: those of the user's scripts that act on each tile.
 
     Attributes:
@@ -42,7 +44,19 @@ class PictureJob:
         self._model = model_facts(p.sd_model)
         self._codec = self._tiny_codec()
         alphas = getattr(p.sd_model, "alphas_cumprod", None)
+        self._adapter = self._load_adapter()
         self.hooks = Hooks(self._model, alphas, stop=screen.stop_softly_asked, after=shown.keep)
+
+    def _load_adapter(self) -> Adapter | None:
+        from modules import shared
+
+        settings = self._job.settings
+        if self._dino is None or not (settings.adapter and settings.conditions):
+            return None
+        path = adapter_files.file_of(settings.adapter)
+        adapter = adapters.load(path, path.stat().st_mtime, self._dino, str(shared.device))
+        adapters.check(adapter, self._p.sd_model, self._model)
+        return adapter
 
     def upscale(self, source: Tensor, size: tuple[int, int], i: int, seed: int) -> Tensor:
         """The result, (1, 3, *size) in [0, 1].
@@ -66,7 +80,7 @@ class PictureJob:
         run = Run(
             source, size, settings, render, self._dino, enlarged=pictures.enlarged(source, size, job.upscaler),
             progress=self._told, preview=self._screen.show, mask=pictures.mask_of(p, size),
-            starting=lambda tiles: render.starting(tiles, run.plan.size),
+            starting=lambda tiles: render.starting(tiles, run.plan.size), condition=self._condition(source, render),
         )  # fmt: skip
         if run.calls:
             per_tile = render.calls(settings.denoise, settings.steps)
@@ -84,6 +98,17 @@ class PictureJob:
             negative_prompt=p.all_negative_prompts[n], scripts=self._scripts,
             acts=self._job.settings.guides or self._codec is not None, codec=self._codec,
         )  # fmt: skip
+
+    def _condition(self, source: Tensor, render: HostRender) -> Conditioning | None:
+        """What shows the UNet the adapter's tokens; None without an adapter.
+
+        Raises:
+            ModelError: it is damaged, or does not fit the checkpoint or the feature network.
+        """
+        if self._adapter is None or self._dino is None:
+            return None
+        strength = self._job.settings.adapter_strength
+        return Conditioning(self._adapter, self._dino, source, strength, None, render.conditioner.conditioned)
 
     def _like_tiles(self) -> Any:
         """What the tiles take after: in txt2img with the upscaling's own sampler."""

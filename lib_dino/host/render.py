@@ -17,6 +17,7 @@ from ..correction import Codec
 from ..run import TileCorrect
 from ..tiles import Tile
 from . import others, screen
+from .adapters import Conditioner
 from .hooks import Batch, Hooks
 from .latent import LatentCodec
 from .model import FACTOR, Model, model_calls
@@ -61,6 +62,8 @@ class HostRender:
         self._hooks, self._seed, self._acts = hooks, seed, acts
         self._codec = codec or functools.partial(LatentCodec, model.family)
         self._own = _tile_script()
+        self.conditioner = Conditioner()
+        self._own.conditioner = self.conditioner
         self._template = tile_job(p)
         self._template.prompt, self._template.negative_prompt = prompt, negative_prompt
         self._template.scripts_value = others.with_scripts(None, [*scripts, self._own])
@@ -106,9 +109,12 @@ class HostRender:
         self._own.noise, self._own.images = TileNoise(noise, shared.device), None
         count, _, height, width = tiles.shape
         shape = (count, self.channels, height // FACTOR, width // FACTOR)
-        batch = Batch(q, shape, correct if self._acts else None, self._codec, called)
+        batch = Batch(q, shape, correct if self._acts else None, self._codec, called, self.conditioner)
         try:
-            with self._hooks.armed(batch), devices.without_autocast(), _repeatable(self._seed):
+            with (
+                self._hooks.armed(batch), self.conditioner.installed(q),
+                devices.without_autocast(), _repeatable(self._seed),
+            ):  # fmt: skip
                 processing.process_images(q)
         finally:
             images, self._own.images, self._own.noise = self._own.images, None, None
@@ -117,6 +123,7 @@ class HostRender:
         self.comments.update(q.comments)
         if images is None or screen.stop_asked():
             return None
+        self.conditioner.check_looked()
         return torch.stack([image.detach().cpu().float().clone() for image in images])
 
     def _job(self, tiles: Tensor, denoise: float, steps: int) -> Any:
@@ -201,6 +208,7 @@ def _tile_script_class() -> type:
 
         noise: TileNoise | None = None
         images: Tensor | None = None
+        conditioner: Conditioner | None = None
 
         def title(self) -> str:
             return "DINO Upscale tiles"
@@ -215,6 +223,10 @@ def _tile_script_class() -> type:
             p.rng = noise
             if getattr(p, "sampler", None) is not None and hasattr(p.sampler, "create_noise_sampler"):
                 p.sampler.create_noise_sampler = lambda x, sigmas, p: noise.between
+
+        def process_before_every_sampling(self, p: Any, *args: Any, **kwargs: Any) -> None:
+            if self.conditioner is not None:
+                self.conditioner.patch(p)
 
         def postprocess_batch(self, p: Any, *args: Any, **kwargs: Any) -> None:
             self.images = kwargs["images"]

@@ -54,7 +54,7 @@ class Takeover:
         p, job = self._p, self._job
         settings = job.settings
         model_name = weights.chosen(settings.dino_model)
-        if settings.needs_features:
+        if settings.needs_features or (settings.adapter and settings.conditions):
             self._dino = weights.load(model_name)
         saved = {**job.to_infotext(), **self._keys}
         if model_name != BUILT_IN_MODEL or settings.dino_model:
@@ -165,12 +165,6 @@ def check_size(job: Job, size: tuple[int, int]) -> tuple[int, int]:
         SettingsError: the result has too many pixels or tiles, or does not fit the source.
     """
     height, width = job.settings.target_size(size)
-    if max(height, width) <= 8:
-        raise SettingsError(
-            f"The result must have more than 8 px along one side: it would be {width} x {height} px, and models see "
-            f"8 px as one. Raise the scale or take a larger picture.",
-            field="scale_factor", value=job.settings.scale_factor, limit="more than 8 px along one side",
-        )  # fmt: skip
     if height * width > MAX_PIXELS:
         raise SettingsError(
             f"The result may have at most {MAX_PIXELS // 10**6} megapixels: it would be {width} x {height} px. "

@@ -11,6 +11,7 @@ FIELDS = [
     "enabled", "scale_factor", "width", "height", "upscaler", "denoise", "steps", "sampler_name", "scheduler",
     "tile_size", "overlap", "tile_batch_size", "dino_enabled", "dino_strength", "dino_model", "consistency",
     "preset", "seed", "megapixels", "repair_tries", "max_drift",
+    "adapter", "adapter_strength",
 ]  # fmt: skip
 
 
