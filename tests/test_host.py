@@ -212,6 +212,34 @@ def test_a_bad_setting_stops_an_always_on_generation_before_anything_runs(host, 
     assert host.seen == []
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("batch_size", 0), ("n_iter", -1), ("cfg_scale", float("nan")), ("cfg_scale", None), ("seed", 2**70),
+        ("prompt", None), ("negative_prompt", None), ("eta", -5.0), ("override_settings", {"no such": 1}),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("way", ["dropdown", "always on"])
+def test_a_request_no_host_can_follow_is_refused_by_name_and_stays_as_it_was(host, source, way, field, value):
+    scripts, args = ([AlwaysOn()], [SMALL]) if way == "always on" else ([], [])
+    p = generation(host, scripts=scripts, args=args, init_images=[source])
+    setattr(p, field, value)
+    held = {name: repr(v) for name, v in fields(p).items() if not name.startswith(("scripts", "all_"))}
+    with pytest.raises(SettingsError) as caught:
+        if way == "always on":
+            host.process_images(p)
+        else:
+            entry.run_as_script(p, AlwaysOn(), [SMALL], own=(AlwaysOn,))
+    assert caught.value.field == field
+    assert {name: repr(v) for name, v in fields(p).items() if name in held} == held
+    assert host.seen == []
+
+
+def test_a_result_no_larger_than_a_latents_cell_is_refused(host):
+    with pytest.raises(SettingsError, match="more than 8 px"):
+        dropdown(host, Image.new("RGB", (1, 1)), SMALL)
+
+
 def test_interrupt_ends_within_one_model_call_and_keeps_what_is_done(host, source):
     count = 0
 

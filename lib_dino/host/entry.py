@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from ..errors import SettingsError
 from . import others
 from .args import TITLE, Job, Request, parse
 from .names import choices
 from .plots import OVERRIDES
+from .request import check_request
 from .takeover import MARK, Takeover, check_size, loud
 
 
@@ -76,6 +77,8 @@ def job_of(p: Any, args: Sequence[Any], *, enabled: bool) -> Job:
         enabled=enabled,
         overrides=getattr(p, OVERRIDES, None),
     )
+    if job.enabled:
+        check_request(p)
     if job.enabled and img2img:
         for image in p.init_images or ():
             check_size(job, (image.height, image.width))
@@ -101,8 +104,6 @@ def _own_arguments(p: Any, script: Any, args: Sequence[Any]) -> Sequence[Any]:
     the values of the next script slide in.
     """
     held = list(p.script_args or ())
-    if args and isinstance(args[0], Mapping):
-        return args[:1]
     if not getattr(p, "is_api", False) or not held:
         return args
     usual = max((s.args_to or 0 for s in p.scripts.scripts), default=len(held))
@@ -113,14 +114,32 @@ def _own_arguments(p: Any, script: Any, args: Sequence[Any]) -> Sequence[Any]:
             field="script_args", value=None, limit="a WebUI that is ready",
         )  # fmt: skip
     given = script.args_to - script.args_from + len(held) - max(usual, 1)
-    return held[script.args_from : script.args_from + max(given, 0)]
+    own = held[script.args_from : script.args_from + max(given, 0)]
+    if len(own) > 1 and isinstance(own[0], Mapping):
+        raise SettingsError(
+            f"script_args takes one dictionary of settings and nothing after it: got {len(own)} values.",
+            field="script_args", value=len(own), limit="one dictionary, or values in order",
+        )  # fmt: skip
+    return own
+
+
+_HARMLESS: Final = {
+    "prompt": "", "negative_prompt": "", "batch_size": 1, "n_iter": 1, "seed": 1, "subseed": 1,
+    "override_settings": {},
+}  # fmt: skip
+"""In place of what a request asked for, so that the host itself does not stumble over it first."""
 
 
 def _fail_later(p: Any, error: Exception) -> None:
+    held = p.__dict__
+    asked = {name: held[name] for name in _HARMLESS if name in held}
+
     def init(*args: Any, **kwargs: Any) -> None:
-        p.__dict__.pop("init", None)
+        held.pop("init", None)
+        held.update(asked)
         raise error
 
-    p.__dict__["init"] = init
+    held["init"] = init
+    held.update({name: _HARMLESS[name] for name in asked})
     # No other script may start what only its last hook would undo.
-    p.__dict__["scripts_value"] = others.with_scripts(p.scripts, [])
+    held["scripts_value"] = others.with_scripts(p.scripts, [])

@@ -165,6 +165,12 @@ def check_size(job: Job, size: tuple[int, int]) -> tuple[int, int]:
         SettingsError: the result has too many pixels or tiles, or does not fit the source.
     """
     height, width = job.settings.target_size(size)
+    if max(height, width) <= 8:
+        raise SettingsError(
+            f"The result must have more than 8 px along one side: it would be {width} x {height} px, and models see "
+            f"8 px as one. Raise the scale or take a larger picture.",
+            field="scale_factor", value=job.settings.scale_factor, limit="more than 8 px along one side",
+        )  # fmt: skip
     if height * width > MAX_PIXELS:
         raise SettingsError(
             f"The result may have at most {MAX_PIXELS // 10**6} megapixels: it would be {width} x {height} px. "

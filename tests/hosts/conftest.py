@@ -16,3 +16,31 @@ def host(request):
     if not address:
         pytest.skip("no WebUI was named: pytest tests/hosts --host http://127.0.0.1:7860")
     return Host(address.rstrip("/"))
+
+
+class Probe:
+    """The test extension `probe`, running inside the host."""
+
+    def __init__(self, host):
+        self._host = host
+
+    def held(self):
+        return self._host.call("/host-probe/held").body
+
+    def seen(self):
+        """What its scripts wrote down since the last time."""
+        return self._host.call("/host-probe/seen").body
+
+    def start_clock(self):
+        assert self._host.call("/host-probe/clock", {}).status == 200
+
+    def clock(self):
+        """(calls, wall seconds, seconds of the thread's own work) by name."""
+        return self._host.call("/host-probe/clock").body
+
+
+@pytest.fixture(scope="session")
+def probe(host):
+    if host.call("/host-probe/held").status != 200:
+        pytest.skip("the WebUI does not have the test extension: link tests/hosts/probe into its extensions folder")
+    return Probe(host)

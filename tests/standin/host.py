@@ -54,6 +54,8 @@ class Options(types.SimpleNamespace):
     def data(self):
         return self.__dict__
 
+    data_labels = data
+
 
 class Script:
     filename = None

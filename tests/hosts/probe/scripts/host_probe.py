@@ -1,0 +1,201 @@
+"""An extension for tests alone: what a host still holds of DINO Upscale, where time goes, and some company for it.
+
+Linked into a host's `extensions` folder beside DINO Upscale it answers
+
+- `GET /host-probe/held`: callbacks, replaced functions and modules of DINO Upscale that the host holds right now;
+- `POST /host-probe/clock` starts the clocks, `GET /host-probe/clock` reads them;
+- `GET /host-probe/seen`: what the stand-in for ControlNet was given, call by call, since it was last asked.
+
+It brings two always-on scripts. "Probe detailer" paints over a finished picture by a nested generation with a
+filtered runner, as ADetailer does. "ControlNet", only where the host has none, writes down what each of its calls
+would have worked with.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+import threading
+import time
+from typing import Any
+
+import gradio as gr
+import modules.scripts as scripts
+from modules import processing, script_callbacks, shared
+
+try:
+    import modules_forge  # noqa: F401
+
+    FORGE = True
+except ImportError:
+    FORGE = False
+
+
+class Clocks:
+    """Seconds of wall and of the calling thread's own work, inside models and around whole generations."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, list[float]] = {}
+        self._depth = threading.local()
+        self._undo: list[Any] = []
+
+    def add(self, name: str, started: tuple[float, float]) -> None:
+        entry = self.seconds.setdefault(name, [0, 0.0, 0.0])
+        entry[0] += 1
+        entry[1] += time.perf_counter() - started[0]
+        entry[2] += time.thread_time() - started[1]
+
+    def timed(self, name: str, function: Any, *, outermost: bool = False) -> Any:
+        """`function`, clocked; with `outermost` only where it is not called from one that is clocked so too."""
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if outermost and getattr(self._depth, "inside", False):
+                return function(*args, **kwargs)
+            if outermost:
+                self._depth.inside = True
+            started = time.perf_counter(), time.thread_time()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                if outermost:
+                    self._depth.inside = False
+                self.add(name, started)
+
+        return call
+
+    def replace(self, holder: Any, attribute: str, name: str, **kwargs: Any) -> None:
+        own = attribute in vars(holder)
+        held = getattr(holder, attribute)
+        setattr(holder, attribute, self.timed(name, held, **kwargs))
+        self._undo.append(lambda: setattr(holder, attribute, held) if own else delattr(holder, attribute))
+
+    def start(self) -> None:
+        self.stop()
+        self.seconds = {}
+        model = shared.sd_model
+        parts = getattr(model, "forge_objects", None)
+        network = parts.unet.model.diffusion_model if parts else model.model.diffusion_model
+        autoencoder = parts.vae.first_stage_model if parts else model.first_stage_model
+        self.replace(network, "forward", "unet")
+        self.replace(autoencoder, "encode", "vae")
+        self.replace(autoencoder, "decode", "vae")
+        self.replace(model, "get_learned_conditioning", "text")
+        self.replace(processing, "process_images", "total", outermost=True)
+        self.replace(scripts.ScriptRunner, "run", "total", outermost=True)
+        if features := sys.modules.get("lib_dino.dinov2"):
+            import torch
+
+            self.replace(features.Dinov2, "layer_tokens", "dino")
+            self.replace(torch.autograd, "grad", "dino")
+
+    def stop(self) -> None:
+        while self._undo:
+            self._undo.pop()()
+
+
+CLOCKS = Clocks()
+SEEN: list[Any] = []
+
+
+def held() -> dict[str, Any]:
+    """Names of what the host holds of DINO Upscale for one generation; all empty when none is under way."""
+    kept = {}
+    for name, callbacks in script_callbacks.callback_map.items():
+        if "cfg" in name:
+            kept[name] = [str(c.callback) for c in callbacks if "lib_dino" in getattr(c.callback, "__module__", "")]
+    replaced = [
+        f"{holder.__name__}.{name}"
+        for holder in (processing, scripts, scripts.ScriptRunner, shared.state, script_callbacks)
+        if hasattr(holder, "__name__")
+        for name, value in vars(holder).items()
+        if callable(value) and "lib_dino" in str(getattr(value, "__module__", ""))
+    ]
+    return {"callbacks": kept, "replaced": replaced, "textinfo": shared.state.textinfo or ""}
+
+
+def routes(_: Any, app: Any) -> None:
+    def start_clock() -> str:
+        CLOCKS.start()
+        return "started"
+
+    def read_clock() -> dict[str, Any]:
+        CLOCKS.stop()
+        return {**CLOCKS.seconds, "process": time.process_time(), "now": time.perf_counter()}
+
+    def seen() -> list[Any]:
+        found, SEEN[:] = list(SEEN), []
+        return found
+
+    app.add_api_route("/host-probe/clock", start_clock, methods=["POST"])
+    app.add_api_route("/host-probe/clock", read_clock, methods=["GET"])
+    app.add_api_route("/host-probe/held", held, methods=["GET"])
+    app.add_api_route("/host-probe/seen", seen, methods=["GET"])
+
+
+script_callbacks.on_app_started(routes)
+
+
+class ProbeDetailer(scripts.Script):
+    """Repaints every finished picture by a nested img2img, as ADetailer does with faces."""
+
+    def title(self) -> str:
+        return "Probe detailer"
+
+    def show(self, is_img2img: bool) -> Any:
+        return scripts.AlwaysVisible
+
+    def ui(self, is_img2img: bool) -> list[Any]:
+        return [gr.Checkbox(False, label="Probe detailer enabled")]
+
+    def postprocess_image(self, p: Any, pp: Any, enabled: bool, *args: Any) -> None:
+        if not enabled or getattr(p, "_probe_detailer_off", False):
+            return
+        image = pp.image.convert("RGB")
+        q = processing.StableDiffusionProcessingImg2Img(
+            init_images=[image], denoising_strength=0.4, prompt=p.prompt, seed=p.seed, steps=4,
+            sampler_name=p.sampler_name, cfg_scale=p.cfg_scale, width=64, height=64, resize_mode=0,
+            do_not_save_samples=True, do_not_save_grid=True,
+        )  # fmt: skip
+        q._probe_detailer_off = True
+        runner = copy.copy(p.scripts)
+        runner.alwayson_scripts = [s for s in runner.alwayson_scripts if "dino" in type(s).__name__.lower()]
+        if hasattr(runner, "callback_map"):
+            runner.callback_map = {}
+        q.scripts_value, q.script_args_value, q.scripts_setup_complete = runner, list(p.script_args), True
+        try:
+            made = processing.process_images(q).images
+        finally:
+            q.close()
+        if made:
+            SEEN.append({"detailed": list(image.size), "dino": "DINO upscale" in q.extra_generation_params})
+            part = made[0].resize((image.width // 2, image.height // 2))
+            image.paste(part, (image.width // 4, image.height // 4))
+            pp.image = image
+
+
+if not FORGE:
+
+    class ControlNetStandIn(scripts.Script):
+        """Has ControlNet's title and the shape of its arguments, and writes down what a call would have used."""
+
+        def title(self) -> str:
+            return "ControlNet"
+
+        def show(self, is_img2img: bool) -> Any:
+            return scripts.AlwaysVisible
+
+        def ui(self, is_img2img: bool) -> list[Any]:
+            return [gr.State(None), gr.State(None)]
+
+        def process(self, p: Any, *units: Any) -> None:
+            for unit in units:
+                if isinstance(unit, dict) and unit.get("enabled", True):
+                    image = unit.get("image")
+                    SEEN.append(
+                        {
+                            "own": image,
+                            "tiles": [list(i.size) for i in getattr(p, "init_images", None) or ()],
+                            "size": [p.width, p.height],
+                            "upscale_key": any("upscale" in key.lower() for key in p.extra_generation_params),
+                        }
+                    )
