@@ -33,6 +33,7 @@ from planted import (  # noqa: E402
     Carrier,
     Case,
     Rng,
+    Scene,
     crop,
     gaussian,
     load_pictures,
@@ -51,9 +52,20 @@ from lib_dino.resample import resize, tile_operators  # noqa: E402
 from lib_dino.run import Run  # noqa: E402
 from lib_dino.settings import Settings  # noqa: E402
 
-TILE_PX = 392
+TILE_PX = 280
 KINDS = ("object", "texture", "letters", "warp")
-CARRIERS = ("true", "img2img", "recompressed", "img2img, sharpened", "sharpened")
+PLAN = (
+    (2, "true", ("object", True), ("texture", False)),
+    (2, "img2img", ("letters", True), ("warp", False)),
+    (2, "recompressed", ("texture", True), ("letters", False)),
+    (2, "img2img, sharpened", ("warp", True), ("object", True)),
+    (2, "sharpened", ("letters", True), ("texture", False)),
+    (4, "true", ("object", False), ("warp", True)),
+    (4, "img2img", ("texture", True), ("letters", True)),
+    (4, "recompressed", ("warp", False), ("object", True)),
+    (4, "img2img, sharpened", ("letters", False), ("texture", True)),
+)
+"""The scenes on each photograph: enlargement, carrier, and the edits with whether downscaling can see them."""
 FACES = {"astronaut": (0.22, 0.44), "chelsea": (0.5, 0.6), "friends_by_Aitzol_Berasategi": (0.31, 0.42)}
 """Middles of faces, as shares of height and width; what is warped there is a face."""
 Measure = Callable[[Case], Tensor]
@@ -73,49 +85,53 @@ def honest_upscale(model: EmbeddedRender) -> Callable[[Tensor, tuple[int, int], 
     return run
 
 
-def cases(pictures: dict[str, Tensor], per_picture: int, seed: int) -> Iterator[Case]:
-    """Edited tiles and honest ones, picture by picture."""
+def cases(pictures: dict[str, Tensor], scenes: int, seed: int) -> Iterator[Case]:
+    """Edited tiles and honest ones, picture by picture: the first so many scenes of `PLAN` on each."""
     upscale = honest_upscale(EmbeddedRender())
-    names = sorted(pictures)
-    for number, name in enumerate(names):
+    for number, name in enumerate(sorted(pictures)):
         rng = np.random.default_rng([seed, number])
-        for index in range(-(-per_picture // 2)):
-            yield from _scene_cases(name, pictures, names, index, upscale, rng)
+        for index in range(scenes):
+            yield from _scene_cases(name, pictures, index, upscale, rng)
 
 
 def _scene_cases(
-    name: str, pictures: dict[str, Tensor], names: list[str], index: int, upscale: Callable[..., Tensor], rng: Rng
+    name: str, pictures: dict[str, Tensor], index: int, upscale: Callable[..., Tensor], rng: Rng
 ) -> Iterator[Case]:
-    picture = pictures[name]
-    size = _tile_size(picture)
-    carrier = Carrier(CARRIERS[index % 5], int(rng.integers(75, 96)), float(rng.uniform(0.6, 2.0)),
+    scale, carrier_name, *edits = PLAN[index % len(PLAN)]
+    carrier = Carrier(carrier_name, int(rng.integers(75, 96)), float(rng.uniform(0.6, 2.0)),
                       float(rng.uniform(0.5, 1.5)), float(rng.uniform(0.15, 0.35)), int(rng.integers(2**31)))
-    kinds = [KINDS[(2 * index + i + index // 2) % 4] for i in range(2)]
-    hidden = {(2 * index + i) % 20 for i in range(2)} & {0, 3, 4, 7, 10, 13, 16}
-    true, at = crop(picture, size, rng), None
-    if "warp" in kinds and name in FACES:
-        true, at = _around(picture, size, FACES[name])
-    scene = stage(true, scale=(2, 4)[index // 5 % 2], carrier=carrier, upscale=upscale, rng=rng,
-                  signed="letters" in kinds, clean=index % 3 != 2, picture=name)
+    kinds = [kind for kind, _ in edits]
+    scene, at = _scene(name, pictures[name], scale, carrier, kinds, index, upscale, rng)
     yield untouched(scene, visible=True)
-    if hidden:
+    if not all(visible for _, visible in edits):
         yield untouched(scene, visible=False)
-    for i, kind in enumerate(kinds):
-        visible = (2 * index + i) % 20 not in hidden
+    others = [other for other in sorted(pictures) if other != name] or [name]
+    for kind, visible in edits:
         for _ in range(20):
-            donor = crop(pictures[str(rng.choice([n for n in names if n != name]))], size, rng)
+            donor = crop(pictures[str(rng.choice(others))], _tile_size(pictures[name]), rng)
             case = plant(scene, donor, kind, visible=visible, upscale=upscale, rng=rng,
                          at=at if kind == "warp" else None)
             if tells(case):
                 yield case
                 break
-            if kind == "letters":
-                scene = stage(crop(picture, size, rng), scale=scene.scale, carrier=carrier, upscale=upscale, rng=rng,
-                              signed=True, clean=True, picture=name)
+            if kind == "letters":  # this sign is too small to lose anything: another one
+                scene, at = _scene(name, pictures[name], scale, carrier, kinds, index, upscale, rng)
+
+
+def _scene(
+    name: str, picture: Tensor, scale: float, carrier: Carrier, kinds: list[str], index: int,
+    upscale: Callable[..., Tensor], rng: Rng,
+) -> tuple[Scene, tuple[float, float] | None]:
+    size = _tile_size(picture)
+    true, at = crop(picture, size, rng), None
+    if "warp" in kinds and name in FACES:
+        true, at = _around(picture, size, FACES[name])
+    return stage(true, scale=scale, carrier=carrier, upscale=upscale, rng=rng, signed="letters" in kinds,
+                 clean=index % 3 != 2, picture=name), at
 
 
 def sharpened(pictures: dict[str, Tensor], seed: int) -> Iterator[Case]:
-    """Honest tiles that were sharpened, eight a picture: what must not raise an alarm."""
+    """Honest tiles that were sharpened, eight a picture: they must not raise an alarm."""
     upscale = honest_upscale(EmbeddedRender())
     for number, (name, picture) in enumerate(sorted(pictures.items())):
         rng = np.random.default_rng([seed, 1000 + number])
@@ -204,7 +220,9 @@ def dino_maps(folder: str | None) -> Callable[[Case], dict[str, Tensor]]:
     def run(case: Case) -> dict[str, Tensor]:
         size, small = ((x.shape[-2], x.shape[-1]) for x in (case.result, case.source))
         operators = tile_operators(small, size, slice(0, size[0]), slice(0, size[1]))
-        found = Yardstick(dino, case.source, plain=plain_of(case), calibration=known).tile(case.result, operators)
+        found = Yardstick(dino, case.source, plain=plain_of(case), calibration=known).tile(
+            case.result, operators, detail=True
+        )
         maps = {"drift": on_patches(found.patches[None, None], case)}
         if found.suspicion is not None:
             maps["suspicion"] = found.suspicion
@@ -415,7 +433,7 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, default=DATA / "heldout", help="folder (default %(default)s)")
     parser.add_argument("--judges", type=Path, help="adds a perceptual distance; see training/evaluate_denoiser.py")
     parser.add_argument("--control", help="a calibrated network with random weights")
-    parser.add_argument("--cases", type=int, default=20, help="edits a photograph (default %(default)s)")
+    parser.add_argument("--scenes", type=int, default=len(PLAN), help="scenes a photograph (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "detection.md")
     args = parser.parse_args()
@@ -435,7 +453,7 @@ def main() -> None:
         measures["perceptual distance at the source's scale"] = perceptual(judge, matched=True)
     dinos: dict[str, str | None] = {"DINO": None, **({"random weights": args.control} if args.control else {})}
     pictures, started = load_pictures(args.photos), time.perf_counter()
-    rows = judge_cases(cases(pictures, args.cases, args.seed), measures, dinos)
+    rows = judge_cases(cases(pictures, args.scenes, args.seed), measures, dinos)
     calm = judge_cases(sharpened(pictures, args.seed), {}, {"DINO": None})
     limits = load_calibration(load_dinov2()).thresholds
     shipped = "suspicion, DINO" if limits.alarm is not None else "drift, DINO"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -66,25 +67,36 @@ class Dinov2(nn.Module):
 
     def class_token(self, image: Tensor) -> Tensor:
         """The final normed class token, (B, dim)."""
-        return self._run(image, {self.depth})[self.depth][:, 0]
+        return self._normed(self._run(image, {self.depth})[self.depth])[:, 0]
 
     def layer_tokens(self, image: Tensor, layers: Sequence[int]) -> list[Tensor]:
         """Patch grids after so many blocks, 1 to `depth`, each through the final norm."""
         if not all(1 <= layer <= self.depth for layer in layers):
             raise ValueError(f"layers counts blocks from 1 to {self.depth}; got {list(layers)}.")
-        grid = (image.shape[-2] // PATCH_PX, image.shape[-1] // PATCH_PX)
         found = self._run(image, set(layers))
+        return [self._grid(self._normed(found[n]), image) for n in layers]
+
+    def tokens_and_norms(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """`patch_tokens`, and how long each token is before the final norm, (B, H / 14, W / 14)."""
+        last = self._run(image, {self.depth})[self.depth]
+        return self._grid(self._normed(last), image), self._grid(last, image).norm(dim=1)
+
+    def _grid(self, tokens: Tensor, image: Tensor) -> Tensor:
         # The class token comes first, then the registers, then the patches, row by row.
-        patches = (found[n][:, 1 + self.registers :].transpose(1, 2) for n in layers)
-        return [held.reshape(*held.shape[:2], *grid) for held in patches]
+        patches = tokens[:, 1 + self.registers :].transpose(1, 2)
+        return patches.reshape(*patches.shape[:2], image.shape[-2] // PATCH_PX, image.shape[-1] // PATCH_PX)
+
+    def _normed(self, tokens: Tensor) -> Tensor:
+        with _exact(tokens):
+            normed: Tensor = self.norm(tokens)
+        return normed
 
     def _run(self, image: Tensor, layers: set[int]) -> dict[int, Tensor]:
         if image.ndim != 4 or image.shape[1] != 3 or image.shape[2] % PATCH_PX or image.shape[3] % PATCH_PX:
             raise ValueError(
                 f"Dinov2 takes (B, 3, H, W) with sides that are multiples of {PATCH_PX}; got {tuple(image.shape)}."
             )
-        kind = image.device.type
-        with torch.autocast(kind, enabled=False) if kind in ("cpu", "cuda", "xpu") else contextlib.nullcontext():
+        with _exact(image):
             patches = self.patch(image.to(self.patch.weight.dtype))
             tokens = (patches + position_grid(self.positions, patches.shape[2:])).flatten(2).transpose(1, 2)
             tokens = torch.cat([self.first.expand(len(tokens), -1, -1), tokens], 1)
@@ -93,8 +105,14 @@ class Dinov2(nn.Module):
                 tokens = block(tokens)
                 tokens = tokens[0] if isinstance(tokens, tuple) else tokens  # older transformers
                 if number in layers:
-                    found[number] = self.norm(tokens)
+                    found[number] = tokens
             return found
+
+
+def _exact(like: Tensor) -> AbstractContextManager[Any]:
+    """No autocast where `like` lies."""
+    kind = like.device.type
+    return torch.autocast(kind, enabled=False) if kind in ("cpu", "cuda", "xpu") else contextlib.nullcontext()
 
 
 def position_grid(positions: Tensor, grid: Sequence[int]) -> Tensor:

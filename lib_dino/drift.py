@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
@@ -26,7 +26,7 @@ from .denoiser import mirrored
 from .detail import DetailHead, pixel_channels, seen_channels, tokens_at
 from .dinov2 import Dinov2
 from .dinov2_file import PATCH_PX
-from .features import centre, confidence, cosine_distance, feature_grid
+from .features import centre, confidence, cosine_distance, feature_grid, grid_size, normalised, outliers
 from .resample import TileOperators, resize
 
 Extract = Callable[[Tensor], Tensor]
@@ -147,20 +147,35 @@ class Yardstick:
         return feature_grid(self.dino, image.to(self.dino.positions.device)).to(image.device)
 
     def target(self, region: Tensor) -> Target:
-        """What `region`, (1, 3, h, w) at the source's scale, is to DINO."""
-        return make_target(self.extract(region), self.mean.to(region.device), spread=self.spread)
+        """What `region`, (1, 3, h, w) at the source's scale, is to DINO; tokens that keep notes weigh nothing."""
+        grid, told = self._told(region)
+        target = make_target(grid, self.mean.to(region.device), spread=self.spread)
+        return replace(target, weight=target.weight * told)
 
-    def tile(self, made: Tensor, operators: TileOperators) -> TileDrift:
+    def _told(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Features of a picture, and 1 where a token describes its place, else 0: (B, gh, gw)."""
+        if self.dino.registers:
+            grid = self.extract(image)
+            return grid, torch.ones_like(grid[:, 0])
+        given = image.to(self.dino.positions.device)
+        grid, norms = self.dino.tokens_and_norms(normalised(self.dino, given, grid_size(*given.shape[-2:])))
+        return grid.to(image.device), (~outliers(norms)).to(image)
+
+    def tile(self, made: Tensor, operators: TileOperators, *, detail: bool = False) -> TileDrift:
         """Drift of one tile.
 
         Args:
             made: (1, 3, h, w) in [0, 1], the tile as it came out, padding included.
             operators: the tile's, which must know something (`knows_something`).
+            detail: also judge the detail that downscaling cannot see, where the network has a head; it takes
+                about as long as looking at the tile and at its plain enlargement at full size.
         """
         target, floor = self._expected(operators, made)
-        found = patch_drift(self.extract(operators.down(made)), target)
-        over = target.weight * (found - floor).clamp(min=0)
-        suspicion, size = self._suspicion(made, operators, over, target.weight)
+        grid, told = self._told(operators.down(made))
+        found = patch_drift(grid, target)
+        over = target.weight * told * (found - floor).clamp(min=0)
+        head = self.calibration.head if detail else None
+        suspicion, size = self._suspicion(head, made, operators, over, target.weight)
         return TileDrift(
             patches=over[0].cpu(),
             weight=target.weight[0].cpu(),
@@ -187,12 +202,11 @@ class Yardstick:
         return held
 
     def _suspicion(
-        self, made: Tensor, operators: TileOperators, over: Tensor, weight: Tensor
+        self, head: DetailHead | None, made: Tensor, operators: TileOperators, over: Tensor, weight: Tensor
     ) -> tuple[Tensor | None, tuple[int, int]]:
-        head, plain = self.calibration.head, self._plain
-        if head is None or plain is None:
+        if head is None or self._plain is None:
             return None, (0, 0)
-        logits, size = detail_logits(self.dino, head, made, plain, self.source, operators, over, weight)
+        logits, size = detail_logits(self.dino, head, made, self._plain, self.source, operators, over, weight)
         return logits[0].sigmoid().cpu(), size
 
 

@@ -17,6 +17,8 @@ from .resample import resize
 
 LEAST_PX: Final = 224
 MOST_PX: Final = 518
+OUTLIER_SPREADS: Final = 8.0
+"""How many median deviations above the median a token counts as an outlier."""
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as DINOv2 was trained
 
 
@@ -53,6 +55,22 @@ def normalised(dino: Dinov2, image: Tensor, grid: tuple[int, int]) -> Tensor:
     small = resize(image.to(dino.positions.dtype), (grid[0] * PATCH_PX, grid[1] * PATCH_PX))
     mean, std = (small.new_tensor(values).view(1, 3, 1, 1) for values in (_MEAN, _STD))
     return (small - mean) / std
+
+
+def outliers(norms: Tensor) -> Tensor:
+    """Which tokens are far longer than a picture's others, (B, gh, gw) of booleans.
+
+    Large DINOv2 without registers keep global notes in patches that say little themselves (Darcet et al. 2024): such
+    a token is several times as long as the rest and does not describe its place. More than half of them never are.
+
+    Args:
+        norms: (B, gh, gw), lengths before the final norm, as `Dinov2.tokens_and_norms` gives them.
+    """
+    flat = norms.flatten(1)
+    middle = flat.median(1).values[:, None, None]
+    spread = (norms - middle).abs().flatten(1).median(1).values[:, None, None]
+    # Both: in an even picture the spread is next to nothing, and twice the usual length is what marks a note.
+    return (norms > middle + OUTLIER_SPREADS * spread) & (norms > 2 * middle)
 
 
 def centre(features: Tensor, mean: Tensor | None = None) -> Tensor:

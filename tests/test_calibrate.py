@@ -150,7 +150,7 @@ def test_calibrating_end_to_end_on_any_network_and_pictures(tmp_path, monkeypatc
     assert 0 < found.bound < found.invented
     source = torch.rand(1, 3, 42, 42)
     operators, plain = whole(source)
-    tile = Yardstick(dino, source, plain=plain, calibration=held).tile(plain, operators)
+    tile = Yardstick(dino, source, plain=plain, calibration=held).tile(plain, operators, detail=True)
     assert tile.suspicion.shape == (6, 6)
     assert 0 <= tile.suspicion_score <= 1
 

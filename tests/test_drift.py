@@ -4,6 +4,7 @@ from torch.testing import assert_close
 
 from lib_dino.dinov2 import Dinov2, load_dinov2
 from lib_dino.drift import Thresholds, TileDrift, Yardstick, drift_map
+from lib_dino.features import grid_size, normalised, outliers
 from lib_dino.resample import resize, tile_operators
 
 
@@ -96,3 +97,38 @@ def test_networks_of_any_width_and_with_registers_measure(tmp_path, source, dim,
     yardstick = Yardstick(dino, source, plain=plain)
     assert yardstick.tile(plain, operators).over(1e-3) == 0
     assert yardstick.tile(1 - plain, operators).over(1e-3) > 0.5
+
+
+def test_tokens_that_keep_notes_are_found_and_weigh_nothing(tmp_path, source, monkeypatch):
+    dino = tiny_network(tmp_path)
+    norms = torch.rand(1, 16, 16) + 5
+    norms[0, 3, 4] = 40
+    assert outliers(norms).nonzero().tolist() == [[0, 3, 4]]
+    assert not outliers(torch.full((1, 4, 4), 3.0)).any()
+    real = dino.tokens_and_norms
+
+    def with_note(image):
+        grid, lengths = real(image)
+        lengths[..., 2, 3] = 100 * lengths.max()
+        return grid, lengths
+
+    operators, plain = whole(source)
+    before = Yardstick(dino, source, plain=plain).tile(1 - plain, operators)
+    monkeypatch.setattr(dino, "tokens_and_norms", with_note)
+    after = Yardstick(dino, source, plain=plain).tile(1 - plain, operators)
+    assert before.patches[2, 3] > 0
+    assert after.patches[2, 3] == 0
+    assert (after.patches > 0).sum() == (before.patches > 0).sum() - 1
+
+
+def test_networks_with_registers_need_no_such_care(tmp_path, source, monkeypatch):
+    dino = tiny_network(tmp_path, dim=128, registers=4)
+    monkeypatch.setattr(dino, "tokens_and_norms", None)
+    operators, plain = whole(source)
+    assert Yardstick(dino, source, plain=plain).tile(plain, operators).score < 1e-3
+
+
+def test_the_embedded_network_has_no_outliers(dino, source):
+    grid, norms = dino.tokens_and_norms(normalised(dino, source, grid_size(112, 168)))
+    assert not outliers(norms).any()
+    assert_close(grid, dino.patch_tokens(normalised(dino, source, grid_size(112, 168))))

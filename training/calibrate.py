@@ -298,7 +298,8 @@ def measured(dino: Dinov2, head: DetailHead | None, case: Case) -> TileDrift:
     calibration = Calibration(Thresholds(), head)
     with torch.no_grad():
         yardstick = Yardstick(dino, case.source, plain=plain, calibration=calibration)
-        return yardstick.tile(case.result, tile_operators(small, size, slice(0, size[0]), slice(0, size[1])))
+        operators = tile_operators(small, size, slice(0, size[0]), slice(0, size[1]))
+        return yardstick.tile(case.result, operators, detail=True)
 
 
 def fit_thresholds(
