@@ -31,6 +31,9 @@ class TileReport:
         blended: mean share of the enlarged source that was blended in to keep the bound, 0 to 1.
         skipped: left as the enlarged source, because nothing in it wants repainting.
         subject: share of the tile that shows the picture's subject, 0 to 1; None when not asked for.
+        suspicion: how likely the tile's most suspicious patches were invented, detail that downscaling cannot see
+            included, 0 to 1; None where the feature network has no expected-detail head.
+        alarm: whether that, or without a head the drift, is more than honest tiles show.
     """
 
     box: tuple[int, int, int, int]
@@ -47,6 +50,8 @@ class TileReport:
     blended: float = 0.0
     skipped: bool = False
     subject: float | None = None
+    suspicion: float | None = None
+    alarm: bool = False
 
 
 @dataclass(frozen=True)

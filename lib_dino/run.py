@@ -144,6 +144,8 @@ class Run:
             yield f"Redone: {self._redone} tiles were over the bound of {self.bound:.3g}."
         if self._held is not None:
             yield bound_note(self._held, self.settings.max_drift)
+        if self.measure and self.yardstick is not None and not self.yardstick.thresholds.measured:
+            yield self.yardstick.thresholds.note
 
     def _batches(self) -> Iterator[list[Tile]]:
         wanted, size = self._wanted, self.settings.tile_batch_size
@@ -243,8 +245,10 @@ class Run:
         if self.progress:
             self.progress(Progress(done, tiles, self._call, max(self.calls, self._call), self._redone))
 
-    def drift(self, tile: Tile, image: Tensor) -> TileDrift | None:
+    def drift(self, tile: Tile, image: Tensor, *, detail: bool = False) -> TileDrift | None:
         """Drift of `tile` in `image`, a picture of the target size; None where the tile determines no source pixel.
+
+        With `detail` also how suspicious its detail is, where the feature network has a head for that.
 
         Raises:
             ValueError: the run has no feature network.
@@ -254,7 +258,7 @@ class Run:
         operators = tile_operators(_size(self.source), self.target_size, tile.rows, tile.cols)
         if not operators.knows_something:
             return None
-        return self.yardstick.tile(_pad(image[..., tile.rows, tile.cols], tile.size), operators)
+        return self.yardstick.tile(_pad(image[..., tile.rows, tile.cols], tile.size), operators, detail=detail)
 
     def _box(self, tile: Tile) -> tuple[int, int, int, int]:
         return tile.y0, tile.x0, min(tile.y1, self.target_size[0]), min(tile.x1, self.target_size[1])
@@ -269,13 +273,14 @@ class Run:
             first = done.drift_first if before is None or done.drift_first is not None else before.mean
             blended = float(self._held.share[..., tile.rows, tile.cols].mean())
             done = dataclasses.replace(done, blended=blended, drift_first=first)
-        found = self.drift(tile, image) if self.measure else None
+        found = self.drift(tile, image, detail=True) if self.measure else None
         if found is None:
             return done
         first = found.mean if done.drift_first is None else done.drift_first
         return dataclasses.replace(
-            done, drift=found.mean, drift_worst=found.worst, drift_enlarged=found.enlarged, drift_first=first
-        )
+            done, drift=found.mean, drift_worst=found.worst, drift_enlarged=found.enlarged, drift_first=first,
+            suspicion=found.suspicion_score, alarm=found.alarm,
+        )  # fmt: skip
 
 
 def _pad(image: Tensor, size: tuple[int, int]) -> Tensor:

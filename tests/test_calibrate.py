@@ -161,3 +161,23 @@ def test_calibration_refuses_an_empty_folder(tmp_path, capsys):
     with pytest.raises(SystemExit):
         calibrate.main(["--photos", str(tmp_path)])
     assert "there are none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_a_run_reports_suspicion_or_says_that_thresholds_are_defaults(dino, generator, calibrated):
+    from test_run import FakeModel
+
+    from lib_dino.run import Run
+    from lib_dino.settings import Settings
+
+    if calibrated:
+        settings, weights = files_beside(dino.path)
+        save_head(head_for(dino, generator), weights)
+        save_thresholds(settings, dino, Thresholds(0.03, 0.4, 0.0, measured=True), {})
+    source = torch.rand(1, 3, 30, 40, generator=generator)
+    options = Settings(seed=1, overlap=16, dino_enabled=False)
+    run = Run(source, (60, 80), options, FakeModel(lambda t, n: t), dino, measure=True)
+    report = run.report(run.render(), 0.0)
+    assert any("make calibrate" in note for note in report.notes) is not calibrated
+    assert all((tile.suspicion is not None) is calibrated for tile in report.tiles)
+    assert all(tile.alarm is calibrated for tile in report.tiles)  # the bar is at nothing
