@@ -11,12 +11,15 @@ CONTROL  ?=
 
 BIN := $(VENV)/bin
 
+# The panels are built in the Gradio of every host; the two cannot share an environment.
+GRADIOS := 3 4
+
 .PHONY: demo test lint clean calibrate benchmark-detection
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m lib_dino demo $(if $(PHOTO),"$(PHOTO)") --out "$(OUT)"
 
-test: $(VENV)/.test lint
+test: $(VENV)/.test lint $(GRADIOS:%=$(VENV)-gradio%/.made)
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.test
@@ -45,5 +48,10 @@ $(VENV)/.test: requirements.txt requirements-dev.txt | $(BIN)/python
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps timm==1.0.31  # without torchvision
 	@touch $@ $(VENV)/.demo
 
+$(VENV)-gradio%/.made: tests/panels/requirements-%.txt | $(BIN)/python
+	$(BIN)/python -m venv $(@D)
+	$(@D)/bin/python -m pip install --disable-pip-version-check --quiet -r $<
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(OUT)
+	rm -rf $(VENV) $(GRADIOS:%=$(VENV)-gradio%) $(OUT)

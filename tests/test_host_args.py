@@ -15,7 +15,6 @@ from lib_dino.host.args import (
     pasted,
 )
 from lib_dino.host.plots import OVERRIDES, apply
-from lib_dino.host.summary import summary
 from lib_dino.settings import PRESETS, Settings, knobs
 
 CHOICES = {"upscaler": ["None", "Lanczos"], "sampler_name": ["Euler a", "DDIM"], "scheduler": ["Automatic", "Karras"]}
@@ -156,11 +155,3 @@ def test_a_plot_varies_settings_without_touching_its_other_cells():
     job = parse([False], request=REQUEST, choices=CHOICES, enabled=False, overrides=getattr(second, OVERRIDES))
     assert job.enabled and job.preset == NO_PRESET  # a preset, but for the strength the plot sets itself
     assert job.settings.denoise == PRESETS["creative"]["denoise"]
-
-
-def test_the_line_says_size_tiles_and_model_calls():
-    line = summary("640x480", {"scale_factor": 2.0, "denoise": 0.2, "steps": 20, "overlap": 64, "tile_size": 512})
-    assert "1280 x 960" in line and "6 tiles" in line and "30 model calls" in line
-    assert "picture" in summary("", {})
-    assert "8 times" in summary("640x480", {"width": 9999})
-    assert "0 model calls" in summary("64x64", {"denoise": 0})

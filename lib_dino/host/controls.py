@@ -20,21 +20,15 @@ from .args import (
     default,
     pasted,
 )  # fmt: skip
+from .model import expected_model
 from .names import choices
-from .summary import summary
+from .summary import Tab, outlook
 
-_FIRST: Final = {"steps": 0, "tile_size": 0, "repair_tries": 0, "max_drift": 0}
-"""Where a slider starts below its smallest value, to say "as suits"."""
+_UNSEEN: Final = ("enabled", "upscaler", "dino_model", "adapter", "preset", "seed")
+"""Settings that change nothing about the line."""
 
-_STEPS: Final = "Steps of a full denoising; 0 takes the tab's own."
-
-_SOURCE_JS: Final = """(...args) => {
-  const root = typeof gradioApp === 'function' ? gradioApp() : document;
-  const shown = [...root.querySelectorAll('#img2img_settings ~ * img, #mode_img2img .tabitem img')]
-    .find((image) => image.naturalWidth > 1 && image.offsetParent !== null);
-  args[0] = shown ? `${shown.naturalWidth}x${shown.naturalHeight}` : '';
-  return args;
-}"""
+_TAB_JS: Final = "(...args) => window.dinoUpscale ? window.dinoUpscale.withTab(args, {tab!r}) : args"
+"""Puts what the page knows of its tab in front; see `javascript/dino_upscale.js`."""
 
 
 @dataclass
@@ -56,15 +50,17 @@ def build(enabled: Any, *, element_id: Callable[[str], str], img2img: bool) -> P
 
     widgets: dict[str, Any] = {"enabled": enabled}
     make = functools.partial(_widget, element_id=element_id)
-    source = gr.Textbox("", label="Size of the source", visible=False, elem_id=element_id("source"))
-    source.do_not_save_to_config = True
+    tab = gr.Textbox("", label="Facts about the tab", visible=False, elem_id=element_id("tab"))
+    tab.do_not_save_to_config = True
     _size_section(widgets, make)
     _repaint_section(widgets, make)
     _faithful_section(widgets, make)
     with gr.Accordion("Tiles", open=False, elem_id=element_id("tiles")):
         _tile_section(widgets, make)
-    line = gr.HTML(_html(summary("", {})), elem_id=element_id("summary"))
-    _connect(widgets, source, line, img2img)
+    line = gr.HTML(outlook(Tab(), {}).to_html(), elem_id=element_id("summary"))
+    # Pressed by the page's script when the picture changes, which no control of the panel notices.
+    again = gr.Button("Look again", visible=False, elem_id=element_id("again"))
+    _connect(widgets, tab, line, again, "img2img" if img2img else "txt2img")
     fields = [(widgets[name], _paster(name, widgets[name])) for name in FIELDS if name not in ("enabled", "seed")]
     return Panel(widgets, fields)
 
@@ -85,7 +81,7 @@ def _repaint_section(widgets: dict[str, Any], make: Callable[..., Any]) -> None:
     import gradio as gr
 
     widgets["denoise"] = make("denoise")
-    widgets["steps"] = make("steps", info=_STEPS)
+    widgets["steps"] = make("steps")
     found = choices()
     with gr.Row():
         widgets["sampler_name"] = make("sampler_name", choices=[SAME_SAMPLER, *_visible(found["sampler_name"])])
@@ -127,14 +123,20 @@ def _widget(
     *,
     element_id: Callable[[str], str],
     choices: list[str] | None = None,
-    info: str | None = None,
     visible: bool = True,
 ) -> Any:
-    """The widget that suits a setting's type."""
+    """The widget that suits a setting's type, with its help as the tooltip."""
+    made = _bare_widget(name, element_id=element_id, choices=choices, visible=visible)
+    # What hosts make of `tooltip=` of their own buttons; Gradio by itself knows no tooltips.
+    made.webui_tooltip = all_knobs()[name].help + (" 0 takes the tab's own." if name == "steps" else "")
+    return made
+
+
+def _bare_widget(name: str, *, element_id: Callable[[str], str], choices: list[str] | None, visible: bool) -> Any:
     import gradio as gr
 
     knob, value = all_knobs()[name], default(name)
-    common = {"value": value, "label": knob.label, "info": info or knob.help, "elem_id": element_id(name)}
+    common = {"value": value, "label": knob.label, "elem_id": element_id(name)}
     if not visible:
         common["visible"] = False
     if choices is not None:
@@ -146,20 +148,23 @@ def _widget(
         # Read by the API's list of arguments.
         number.minimum, number.maximum = knob.unset, knob.high
         return number
-    low = _FIRST.get(name, knob.low)
+    # A slider starts at what leaves its setting open; steps of 0 are left to the tab.
+    low = 0 if name == "steps" else knob.low if knob.unset is None else knob.unset
     return gr.Slider(minimum=low, maximum=knob.high, step=knob.step, **common)
 
 
-def _connect(widgets: dict[str, Any], source: Any, line: Any, img2img: bool) -> None:
-    """The line follows the controls; a preset fills them in."""
-    names = [name for name in FIELDS if name not in ("enabled", "upscaler", "dino_model", "adapter", "preset", "seed")]
-    inputs = [source, *(widgets[name] for name in names)]
+def _connect(widgets: dict[str, Any], tab: Any, line: Any, again: Any, name_of_tab: str) -> None:
+    """The line follows the controls and the picture; a preset fills the controls in."""
+    names = [name for name in FIELDS if name not in _UNSEEN]
+    inputs = [tab, *(widgets[name] for name in names)]
 
-    def describe(size: str, *values: Any) -> str:
-        return _html(summary(size if img2img else "", dict(zip(names, values, strict=True))))
+    def describe(text: str, *values: Any) -> str:
+        seen = dict(zip(names, values, strict=True))
+        return outlook(Tab.read(text), seen, model=expected_model()).to_html()
 
-    for name in names:
-        widgets[name].change(describe, _js=_SOURCE_JS, inputs=inputs, outputs=[line], show_progress=False)
+    script = _TAB_JS.format(tab=name_of_tab)
+    for event in (*(widgets[name].change for name in names), again.click):
+        event(describe, _js=script, inputs=inputs, outputs=[line], show_progress=False)
     filled = list(next(iter(PRESETS.values())))
 
     def fill(name: str) -> list[Any]:
@@ -191,10 +196,6 @@ def was_on(params: dict[str, Any]) -> bool | None:
     """Whether a pasted text was upscaled as txt2img made it; None where it says nothing of it."""
     made_here = all_knobs()["scale_factor"].key in params
     return made_here and params.get("Script") != TITLE
-
-
-def _html(text: str) -> str:
-    return f"<p class='dino-upscale-summary'>{text}</p>"
 
 
 def settings_page() -> None:

@@ -9,10 +9,11 @@ from typing import Any, Final
 from ..errors import SettingsError
 from . import others
 from .args import TITLE, Job, Request, parse
+from .extent import check_size
 from .names import choices
 from .plots import OVERRIDES
 from .request import check_request
-from .takeover import MARK, Takeover, check_size, loud
+from .takeover import MARK, Takeover, loud
 
 
 def run_as_script(p: Any, script: Any, args: Sequence[Any], *, own: Sequence[type]) -> Any:
@@ -81,7 +82,7 @@ def job_of(p: Any, args: Sequence[Any], *, enabled: bool) -> Job:
         check_request(p)
     if job.enabled and img2img:
         for image in p.init_images or ():
-            check_size(job, (image.height, image.width))
+            check_size(job.settings, (image.height, image.width))
     return job
 
 

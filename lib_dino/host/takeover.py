@@ -16,14 +16,12 @@ from typing import Any, Final
 import torch
 
 from ..errors import ImageError, ModelError, SettingsError
-from ..files import MAX_PIXELS
-from ..tiles import padded_size, plan_tiles
 from . import others, pictures, screen, weights
 from .args import BUILT_IN_MODEL, Job
+from .extent import check_size
 from .painting import PictureJob
 
 MARK: Final = "_dino_upscale_takeover"
-MAX_TILES: Final = 4096
 
 
 class Takeover:
@@ -78,7 +76,7 @@ class Takeover:
                 else "init_images: there is no picture to upscale."
             )
         width, height = sizes.pop()
-        self._size = check_size(job, (height, width))
+        self._size = check_size(job.settings, (height, width))
         for text in others.notices(p.scripts, p.script_args or ()):
             screen.comment(p, text)
         if getattr(p, "refiner_checkpoint", None) not in (None, "", "None", "none"):
@@ -152,40 +150,10 @@ class Takeover:
             with job.hooks.installed():
                 for i in range(count):
                     source = pictures.source_of(p, i) if made is None else made[i : i + 1]
-                    size = check_size(self._job, (source.shape[-2], source.shape[-1]))
+                    size = check_size(self._job.settings, (source.shape[-2], source.shape[-1]))
                     results.append(pictures.for_truncation(job.upscale(source, size, i, int(kwargs["seeds"][i]))))
         screen.done()
         return results
-
-
-def check_size(job: Job, size: tuple[int, int]) -> tuple[int, int]:
-    """The result's (height, width) for a source of `size`, with everything that would take forever refused.
-
-    Raises:
-        SettingsError: the result has too many pixels or tiles, or does not fit the source.
-    """
-    height, width = job.settings.target_size(size)
-    if max(height, width) <= 8:
-        raise SettingsError(
-            f"The result must have more than 8 px along one side: it would be {width} x {height} px, and models see "
-            f"8 px as one. Raise the scale or take a larger picture.",
-            field="scale_factor", value=job.settings.scale_factor, limit="more than 8 px along one side",
-        )  # fmt: skip
-    if height * width > MAX_PIXELS:
-        raise SettingsError(
-            f"The result may have at most {MAX_PIXELS // 10**6} megapixels: it would be {width} x {height} px. "
-            f"Lower the scale.",
-            field="scale_factor", value=job.settings.scale_factor, limit=f"{MAX_PIXELS // 10**6} megapixels",
-        )  # fmt: skip
-    tile_px = job.settings.tile_size or max(512, 2 * job.settings.overlap)
-    plan = plan_tiles(padded_size((height, width), 8), tile_px=tile_px, overlap_px=job.settings.overlap, multiple_px=8)
-    if len(plan) > MAX_TILES:
-        raise SettingsError(
-            f"At most {MAX_TILES} tiles are worked on: there would be {len(plan)} of {tile_px} px. Raise the tile "
-            f"size or lower the overlap.",
-            field="tile_size", value=job.settings.tile_size, limit=f"{MAX_TILES} tiles",
-        )  # fmt: skip
-    return height, width
 
 
 @contextlib.contextmanager
