@@ -22,8 +22,7 @@ from .tiles import Tile
 
 REDO_DENOISE = 0.8
 REDO_STRENGTH = 0.25
-REDO_CONSISTENCY = 0.5
-"""How a redone tile differs from the try before: denoise times the first, guidance and consistency plus the others."""
+"""How a redone tile differs from the try before: denoise times the one, guidance plus the other."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +42,13 @@ class Painting:
     consistency: float
 
     def again(self, *, guides: bool) -> Painting:
-        """The next try: other noise, closer to the source; guidance only grows where it acts at all."""
+        """The next try: other noise and full consistency, then ever less denoise and, where it acts, more guidance."""
         return Painting(
             self.number + 1,
             (self.seed + 1) % (MAX_SEED + 1),
             self.denoise * (REDO_DENOISE if self.number else 1.0),
             min(1.0, self.strength + REDO_STRENGTH) if guides else self.strength,
-            min(1.0, self.consistency + REDO_CONSISTENCY),
+            1.0,
         )
 
 

@@ -1,4 +1,9 @@
-"""Self-repair: a tile whose drift is over the bound is redone, and the best painting is kept.
+"""Self-repair: a tile that drifts too far is redone, and the best painting is kept.
+
+A tile fails when the finished picture would be over the bound there, or when the model painted something else, even
+though the final consistency will hide that from any measure at the source's scale: what is pulled back to the source
+by force keeps the outlines of what was painted (a cup pasted into a sleeve stays visible as a ghost of a cup, with a
+drift of 0.003).
 
 Blur always looks faithful, so drift alone must not decide: a painting with much less detail than the first is no
 candidate, however faithful it is.
@@ -26,16 +31,13 @@ class Judged:
     Attributes:
         drift: of the tile as the finished picture will show it; None where it determines no pixel of the source.
         detail: its high-frequency energy, see `quality.detail_energy`.
+        failing: how bad it is, 1 being what is just let stand.
     """
 
     painted: Painted
     drift: TileDrift | None
     detail: float
-
-    @property
-    def worst(self) -> float:
-        """The largest patch drift above the floor, which the bound is about; 0 where nothing can be measured."""
-        return 0.0 if self.drift is None else float(self.drift.patches.max())
+    failing: float
 
 
 @dataclass
@@ -47,9 +49,9 @@ class Trial:
 
     @property
     def best(self) -> Judged:
-        """The least drift among paintings that have kept the detail of the first."""
+        """The least failing among paintings that have kept the detail of the first."""
         enough = LEAST_DETAIL * self.paintings[0].detail
-        return min((p for p in self.paintings if p.detail >= enough), key=lambda p: p.worst)
+        return min((p for p in self.paintings if p.detail >= enough), key=lambda p: p.failing)
 
     @property
     def tries(self) -> int:
@@ -57,25 +59,35 @@ class Trial:
         return len(self.paintings) - 1
 
 
-def judged(painted: Painted, drift: TileDrift | None) -> Judged:
-    """`painted` with its drift and detail."""
-    return Judged(painted, drift, detail_energy(painted.image))
+def judged(painted: Painted, pulled: Painted, bound: float, measure: Callable[[Painted], TileDrift | None]) -> Judged:
+    """`pulled` with its drift and detail, and how badly it fails.
+
+    Args:
+        painted: as the model left it.
+        pulled: as the finished picture will show it.
+        bound: largest patch drift above the floor that is let stand in the finished picture.
+        measure: drift of a painting; None where it determines no pixel of the source.
+    """
+    drift = measure(pulled)
+    found = drift if pulled is painted else measure(painted)
+    failing = 0.0
+    if drift is not None and found is not None:
+        failing = max(float(drift.patches.max()) / bound, float(found.patches.max()) / found.thresholds.invented)
+    return Judged(pulled, drift, detail_energy(pulled.image), failing)
 
 
 def repair(
     trials: Sequence[Trial],
     *,
     tries: int,
-    bound: float,
     again: Callable[[Painting], Painting],
     paint: Callable[[list[Tile], Painting], list[Judged] | None],
 ) -> bool:
-    """Redo the tiles of one batch that are over the bound, only those, at most `tries` times each.
+    """Redo the failing tiles of one batch, only those, at most `tries` times each.
 
     Args:
         trials: each with its first painting; the others are added.
         tries: 0 redoes nothing.
-        bound: largest patch drift above the floor that is let stand.
         again: the next way to paint.
         paint: paints and judges tiles in one go; None when the user asked to stop.
 
@@ -83,7 +95,7 @@ def repair(
         Whether the user asked to stop.
     """
     for _ in range(tries):
-        failed = [trial for trial in trials if trial.best.worst > bound]
+        failed = [trial for trial in trials if trial.best.failing > 1]
         if not failed:
             return False
         found = paint([trial.tile for trial in failed], again(failed[0].paintings[-1].painted.painting))

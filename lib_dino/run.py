@@ -141,7 +141,7 @@ class Run:
         if self.stopped:
             yield "Stopped before the last tile; the rest is the enlarged source."
         if self._redone:
-            yield f"Redone: {self._redone} tiles were over the bound of {self.bound:.3g}."
+            yield f"Redone because they drifted too far: {_tiles(self._redone)}."
         if self._held is not None:
             yield bound_note(self._held, self.settings.max_drift)
         if self.measure and self.yardstick is not None and not self.yardstick.thresholds.measured:
@@ -210,7 +210,7 @@ class Run:
             return None if redone is None else [self._judged(painter, each) for each in redone]
 
         self.stopped = repair(
-            list(trials.values()), tries=self.settings.repair_tries, bound=self.bound, again=painter.again, paint=paint
+            list(trials.values()), tries=self.settings.repair_tries, again=painter.again, paint=paint
         )
         for trial in trials.values():
             best = trial.best.painted
@@ -223,10 +223,13 @@ class Run:
         return [first if (best := trials[first.tile].best.painted).painting.number == 0 else best for first in painted]
 
     def _judged(self, painter: Painter, painted: Painted) -> Judged:
-        pulled, operators = painter.pulled(painted), painter.operators(painted.tile)
-        assert self.yardstick is not None, "repair needs features"
-        drift = self.yardstick.tile(pulled.image, operators) if operators.knows_something else None
-        return judged(pulled, drift)
+        operators, yardstick = painter.operators(painted.tile), self.yardstick
+        assert yardstick is not None, "repair needs features"
+
+        def measure(each: Painted) -> TileDrift | None:
+            return yardstick.tile(each.image, operators) if operators.knows_something else None
+
+        return judged(painted, painter.pulled(painted), self.bound, measure)
 
     def _within_bound(self, done: Tensor) -> Tensor:
         scale = (self.target_size[0] / self.source.shape[-2], self.target_size[1] / self.source.shape[-1])
@@ -289,6 +292,10 @@ def _pad(image: Tensor, size: tuple[int, int]) -> Tensor:
     if (height, width) == size:
         return image
     return torch.nn.functional.pad(image, (0, size[1] - width, 0, size[0] - height), mode="replicate")
+
+
+def _tiles(count: int) -> str:
+    return "1 tile" if count == 1 else f"{count} tiles"
 
 
 def _size(image: Tensor) -> tuple[int, int]:

@@ -1,0 +1,229 @@
+"""What self-repair does: `python benchmarks/repair.py PHOTO ... [--judges FOLDER]`.
+
+The middle of every photograph is halved and enlarged again, tile by tile, by the embedded denoiser, without and with
+self-repair. With full consistency nothing that a downscaling shows is ever over the bound, so it is measured where
+repair matters:
+
+- `free`: consistency off, guidance at its default: what the denoiser does by itself;
+- `host`: a model without an exact codec, as in a web UI without a tiny autoencoder: consistency cannot act between
+  its steps, and is lowered to 0.2 at the end;
+- `planted`: the same model, which in a fifth of its paintings insists at every step on a piece of another photograph.
+
+Columns: tiles over the bound before and after; time of the whole run relative to that without repair (processor
+seconds), model calls likewise; detail of the repaired tiles relative to their first painting; drift of the repaired
+tiles; `seam`, the mean step across tile borders relative to its neighbourhood; with `--judges` (see
+`training/evaluate_denoiser.py`) the distance of the repaired tiles to the original before and after, in two networks
+that have no part in it, and for comparison that of the first painting pulled to the source without painting it again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from seams import worst_seam
+from torch import Tensor
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "training"))
+
+from lib_dino.consistency import back_project
+from lib_dino.correction import PixelCodec
+from lib_dino.dinov2 import Dinov2, load_dinov2
+from lib_dino.embedded import NOISE_SCALE, EmbeddedRender
+from lib_dino.images import read_picture
+from lib_dino.quality import detail_energy
+from lib_dino.render import TileCorrect
+from lib_dino.resample import resize
+from lib_dino.run import Run
+from lib_dino.sampling import sample, schedule
+from lib_dino.settings import Settings
+
+INSISTS = 0.2  # share of paintings
+
+
+class RoughCodec(PixelCodec):
+    """Good enough to look at, not to be held against the source."""
+
+    exact = False
+
+
+class HostLike(EmbeddedRender):
+    """The embedded denoiser without an exact codec; with `things` it insists on one of them now and then."""
+
+    def __init__(self, things: Tensor | None = None) -> None:
+        super().__init__()
+        self._codec, self._things = RoughCodec(), things
+
+    def __call__(
+        self, tiles: Tensor, noise: Tensor, *, denoise: float, steps: int, correct: TileCorrect,
+        called: Callable[[], None],
+    ) -> Tensor:  # fmt: skip
+        """Repaint tiles, as `render.Render` says."""
+        sigmas = [ratio * NOISE_SCALE for ratio in schedule(denoise, steps)]
+        masks = [self._thing(piece) for piece in noise]
+
+        def predict(x: Tensor, sigma: float) -> Tensor:
+            clean = self._denoiser(x, sigma)
+            called()
+            return torch.stack([c if m is None else m(c) for c, m in zip(clean, masks, strict=True)])
+
+        start = 2 * tiles - 1 + sigmas[0] * noise
+        clean = sample(start, sigmas, predict, lambda x, ratio: correct(x, ratio, self._codec))
+        return self._codec.decode(clean).clamp(0, 1)
+
+    def _thing(self, noise: Tensor) -> Callable[[Tensor], Tensor] | None:
+        """What this noise makes the model see, if anything; other noise, other things."""
+        draw = torch.Generator().manual_seed(int(noise.double().abs().sum() * 1e6) % 2**31)
+        if self._things is None or float(torch.rand(1, generator=draw)) >= INSISTS:
+            return None
+        thing = 2 * self._things[int(torch.randint(len(self._things), (1,), generator=draw))] - 1
+        side = thing.shape[-1]
+        y, x = (int(torch.randint(0, span - side, (1,), generator=draw)) for span in noise.shape[-2:])
+        edge = (torch.hann_window(side + 2, periodic=False)[1:-1] * 4).clamp(max=1)
+        mask = edge[:, None] * edge[None, :]
+
+        def paste(clean: Tensor) -> Tensor:
+            out = clean.clone()
+            out[:, y : y + side, x : x + side] = torch.lerp(out[:, y : y + side, x : x + side], thing, 0.8 * mask)
+            return out
+
+        return paste
+
+
+@dataclass
+class Totals:
+    """Sums over the photographs of one arm."""
+
+    tiles: int = 0
+    over: list[int] = field(default_factory=lambda: [0, 0])
+    seconds: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    calls: list[int] = field(default_factory=lambda: [0, 0])
+    detail: list[float] = field(default_factory=list)
+    drift: list[tuple[float, float]] = field(default_factory=list)
+    seams: list[tuple[float, float]] = field(default_factory=list)
+    judged: dict[str, list[tuple[float, float, float]]] = field(default_factory=dict)
+
+    def row(self) -> str:
+        """One line of the table."""
+        share = [100 * n / self.tiles for n in self.over]
+        less = 100 * (1 - self.over[1] / self.over[0]) if self.over[0] else 0.0
+        text = (
+            f"{self.over[0]}/{self.tiles} ({share[0]:.0f} %) -> {self.over[1]} (-{less:.0f} %) | "
+            f"time x{self.seconds[1] / self.seconds[0]:.2f}, calls x{self.calls[1] / self.calls[0]:.2f} | "
+            f"detail {_mean(self.detail):.2f} (least {min(self.detail, default=0):.2f}) | "
+            f"drift {_mean([a for a, _ in self.drift]):.3f} -> {_mean([b for _, b in self.drift]):.3f} | "
+            f"seam {_mean([a for a, _ in self.seams]):.3f} -> {_mean([b for _, b in self.seams]):.3f}"
+        )
+        for name, values in self.judged.items():
+            before, after, pulled = (_mean([v[i] for v in values]) for i in range(3))
+            text += f" | {name} {before:.3f} -> {after:.3f} (pulled only {pulled:.3f})"
+        return text
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else float("nan")
+
+
+class Bounded(Run):
+    """A run that redoes what is over a bound of the benchmark's, and blends nothing."""
+
+    limit = 0.0
+
+    @property
+    def bound(self) -> float:
+        """The benchmark's."""
+        return self.limit
+
+
+def measure(
+    truth: Tensor, bound: float, settings: Settings, model: EmbeddedRender, dino: Dinov2, totals: Totals,
+    judges: dict[str, Callable[[Tensor, Tensor], float]],
+) -> None:  # fmt: skip
+    """Add one photograph to an arm."""
+    source = resize(truth, (truth.shape[-2] // 2, truth.shape[-1] // 2)).clamp(0, 1)
+    size = (truth.shape[-2], truth.shape[-1])
+    images, runs = [], []
+    for index, tries in enumerate((0, settings.repair_tries)):
+        run = Bounded(source, size, settings.replace(repair_tries=tries), model, dino)
+        run.limit = bound
+        started = time.process_time()
+        images.append(run.render())
+        totals.seconds[index] += time.process_time() - started
+        totals.calls[index] += run.report(images[-1], 0.0).model_calls
+        runs.append(run)
+    totals.tiles += len(runs[1].plan)
+    totals.seams.append((worst_seam(images[0], runs[0]), worst_seam(images[1], runs[1])))
+    pulled = back_project(images[0], source, strength=1.0)
+    reports = runs[1].report(images[1], 0.0).tiles
+    for tile, report in zip(runs[1].plan, reports, strict=True):
+        drifts = [runs[1].drift(tile, image) for image in images]
+        for index, drift in enumerate(drifts):
+            totals.over[index] += float(drift.patches.max()) > runs[1].bound
+        if not report.kept:
+            continue
+        first, last, near, true = (x[..., tile.rows, tile.cols] for x in (*images, pulled, truth))
+        totals.detail.append(detail_energy(last) / detail_energy(first))
+        totals.drift.append((drifts[0].score, drifts[1].score))
+        for name, distance in judges.items():
+            totals.judged.setdefault(name, []).append(tuple(distance(x, true) for x in (first, last, near)))
+
+
+def load_judges(folder: str | None) -> dict[str, Callable[[Tensor, Tensor], float]]:
+    """Distances by name; none without a folder."""
+    if folder is None:
+        return {}
+    sys.path.append(str(Path(folder).resolve()))
+    from evaluate_denoiser import EfficientNetLite2, OpenNsfw, feature_distance
+
+    nets = {"NS": OpenNsfw(Path(folder)), "T2": EfficientNetLite2(Path(folder))}
+    return {name: lambda a, b, net=net: feature_distance(net, a, b) for name, net in nets.items()}
+
+
+@torch.no_grad()
+def main() -> int:
+    """Print a row for each arm and bound."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos", nargs="+")
+    parser.add_argument("--judges")
+    parser.add_argument("--arms", nargs="+", default=["free", "host", "planted"])
+    parser.add_argument("--bounds", type=float, nargs="+", default=[0.2, 0.3])
+    parser.add_argument("--denoise", type=float, default=0.5)
+    parser.add_argument("--tries", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--strength", type=float, default=0.5)
+    parser.add_argument("--bfloat16", action="store_true", help="the denoiser in half precision, for speed")
+    parser.add_argument("--side", type=int, default=384)
+    parser.add_argument("--tile-size", type=int, default=192)
+    args = parser.parse_args()
+    pictures = []
+    for photo in args.photos:
+        pixels = read_picture(photo).pixels
+        side = min(args.side, *pixels.shape[-2:]) // 2 * 2
+        top, left = ((length - side) // 2 for length in pixels.shape[-2:])
+        pictures.append(pixels[..., top : top + side, left : left + side])
+    things = torch.cat([resize(p, (80, 80))[..., 8:72, 8:72].clamp(0, 1) for p in pictures])
+    dino, judges = load_dinov2(), load_judges(args.judges)
+    models = {"free": EmbeddedRender(), "host": HostLike(), "planted": HostLike(things)}
+    consistency = {"free": 0.0, "host": 0.2, "planted": 0.2}
+    for arm in args.arms:
+        for bound in args.bounds:
+            totals = Totals()
+            settings = Settings(
+                denoise=args.denoise, consistency=consistency[arm], repair_tries=args.tries, seed=1,
+                tile_size=args.tile_size, overlap=48, steps=args.steps, dino_strength=args.strength,
+            )  # fmt: skip
+            for truth in pictures:
+                with torch.autocast("cpu", torch.bfloat16, enabled=args.bfloat16):
+                    measure(truth, bound, settings, models[arm], dino, totals, judges)
+            sys.stdout.write(f"{arm}, bound {bound}: {totals.row()}\n")
+            sys.stdout.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
