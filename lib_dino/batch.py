@@ -20,6 +20,10 @@ from .jobs import Job, prepare
 from .settings import Settings
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from PIL.Image import Image
+
     from .pipeline import Result
     from .run import Progress
 
@@ -100,11 +104,34 @@ def save_arms(arms: dict[str, Result], job: Job, *, force: bool) -> None:
     result.save(job.out, force=force)
     if job.sheet:
         sheet = side_by_side([(label, arm.picture) for label, arm in arms.items()])
-        text = infotext(result.settings, result.picture.size)
+        text = infotext(result.settings, result.picture.size, result.report)
         write_picture(sheet, job.sheet, text=text, force=force)
+    save_report(result, job, force=force)
+
+
+def save_report(result: Result, job: Job, *, force: bool) -> None:
+    """Write the result's figures, page, map and worst places, as far as the job asks for them."""
+    from .heatmap import heatmap
+    from .html_report import html_report
+    from .worst import worst_sheet
+
+    source, report = result.source or result.picture, result.report
     if job.report:
-        with new_file(job.report, force) as temporary:
-            temporary.write_text(json.dumps(result.report.to_dict(), indent=2) + "\n", encoding="utf-8")
+        _write(job.report, json.dumps(report.to_dict(), indent=2) + "\n", force)
+    if job.page:
+        _write(job.page, html_report(job.out.name, source, result.picture, result.heats, report), force)
+    if job.map:
+        _write(job.map, heatmap(result.picture, next(iter(result.heats), None), report), force)
+    if job.worst:
+        _write(job.worst, worst_sheet(source, result.picture, report), force)
+
+
+def _write(path: Path, content: str | Image, force: bool) -> None:
+    with new_file(path, force) as temporary:
+        if isinstance(content, str):
+            temporary.write_text(content, encoding="utf-8")
+        else:
+            content.save(temporary, "PNG")
 
 
 @contextlib.contextmanager
@@ -144,7 +171,7 @@ def _run_one(job: Job, options: Options) -> str:
         if job.sheet:
             arms = pipeline.compare(picture, settings, model=options.model, progress=progress)
         else:
-            measure = job.report is not None
+            measure = job.measures
             result = pipeline.upscale(
                 picture, settings, model=options.model, measure=measure, progress=progress
             )

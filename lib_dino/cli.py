@@ -94,7 +94,7 @@ def _upscale(args: argparse.Namespace) -> int:
     settings = _settings(args)
     sources = find_pictures(args.inputs)
     suffix = size_suffix(settings)
-    jobs = plan_jobs(sources, args.out, suffix, report=args.report, sheet=args.compare)
+    jobs = plan_jobs(sources, args.out, suffix, report=args.report, sheet=args.compare, maps=args.map)
     return batch.run(jobs, Options(settings, args.model, args.force, args.quiet))
 
 
@@ -127,7 +127,7 @@ def _demo(args: argparse.Namespace) -> int:
     with batch.progress_bar(photo.name, quiet=False) as progress:
         arms = compare(picture, settings, progress=progress)
     batch.save_arms(arms, job, force=True)
-    say(f"Result: {job.out}\nSide by side: {job.sheet}\nReport: {job.report}")
+    say(f"Result: {job.out}\nSide by side: {job.sheet}\nReport: {job.report} and {job.page}")
     for line in list(arms.values())[-1].report.summary():
         say(line)
     return batch.DONE
@@ -215,7 +215,13 @@ def _add_upscale(parser: _Parser) -> None:
     group.add_argument("--model", metavar="DIR", help="folder of a diffusion model (default: the embedded)")
     group.add_argument(
         "--report", metavar="FILE.json", nargs="?", const="",
-        help="write what was done and measured as JSON, to FILE.json or beside each result",
+        help="write what was done and measured as JSON, to FILE.json or beside each result, and as a page for people "
+        "to FILE_report.html",
+    )
+    group.add_argument(
+        "--map", action="store_true",
+        help="also write NAME_map.png, where the result drifted from its source, and NAME_worst.png, its three worst "
+        "places beside the source",
     )
     group.add_argument(
         "--compare", action="store_true",

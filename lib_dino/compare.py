@@ -38,7 +38,7 @@ def side_by_side(pictures: Sequence[tuple[str, Picture]]) -> Picture:
         came = ", ".join(f"{width}x{height}" for height, width in sizes)
         raise ImageError(f"Pictures to compare must be of one size in pixels: got {came}.")
     columns, rows, cols = _layout(pictures)
-    shown = [(label, _seen(picture, rows, cols)) for label, picture in pictures]
+    shown = [(label, seen(picture, rows, cols)) for label, picture in pictures]
     first = pictures[0][1]
     sheet = picture_from_pil(_sheet(shown, columns, grey=all(picture.grey for _, picture in pictures)))
     return Picture(sheet.pixels, grey=sheet.grey, icc_profile=first.icc_profile)
@@ -71,7 +71,8 @@ def _layout(pictures: Sequence[tuple[str, Picture]]) -> tuple[int, slice, slice]
     return (count if in_a_row else min(2, count)), rows, cols
 
 
-def _seen(picture: Picture, rows: slice, cols: slice) -> Image.Image:
+def seen(picture: Picture, rows: slice, cols: slice) -> Image.Image:
+    """A part of a picture as PIL shows it, with a chequerboard behind what is transparent."""
     pixels = picture.pixels[..., rows, cols]
     if picture.alpha is not None:
         alpha = picture.alpha[..., rows, cols]

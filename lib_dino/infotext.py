@@ -7,6 +7,7 @@ import re
 from typing import Final
 
 from . import __version__
+from .report import Report
 from .settings import INFOTEXT_VERSION_KEY, Settings
 
 # The WebUI's own pattern: a key, then a JSON string or anything up to the next comma.
@@ -15,19 +16,34 @@ _NEGATIVE: Final = "Negative prompt:"
 _LEAST_PARAMETERS: Final = 3  # fewer in the last line and it is part of the prompt
 
 
-def infotext(settings: Settings, size: tuple[int, int]) -> str:
+DRIFT_KEYS: Final = ("DINO drift", "DINO drift worst", "DINO drift over bound")
+"""What a measured picture's text also says: drift above plain enlargement, its mean over the picture, its worst patch,
+and the share of patches over the bound. They are results, not settings: readers pass over them."""
+
+
+def infotext(settings: Settings, size: tuple[int, int], report: Report | None = None) -> str:
     """One line that says how a picture was made.
 
     Args:
         settings: with the seed that was used.
         size: (height, width) of the result, pixels.
+        report: of the picture; when drift was measured, its three figures are added.
 
     >>> infotext(Settings(seed=5), (768, 1024)).split(", DINO")[0]
     'Steps: 20, Seed: 5, Size: 1024x768'
     """
     shared = {"Steps": str(settings.steps), "Seed": str(settings.seed), "Size": f"{size[1]}x{size[0]}"}
-    found = {**shared, **settings.to_infotext(), INFOTEXT_VERSION_KEY: __version__}
+    measured = drift_figures(report) if report else {}
+    found = {**shared, **settings.to_infotext(), **measured, INFOTEXT_VERSION_KEY: __version__}
     return ", ".join(f"{key}: {_quoted(value)}" for key, value in found.items())
+
+
+def drift_figures(report: Report) -> dict[str, str]:
+    """The three figures of `DRIFT_KEYS`, saved keys and values; nothing when drift was not measured."""
+    values = report.drift_above, report.drift_worst_patch, report.over_bound
+    if None in values:
+        return {}
+    return {key: f"{value:.4f}" for key, value in zip(DRIFT_KEYS, values, strict=True)}
 
 
 def parse_infotext(text: str) -> dict[str, str]:

@@ -24,12 +24,21 @@ class Job:
     source: Path
     out: Path
     report: Path | None = None
+    page: Path | None = None
     sheet: Path | None = None
+    map: Path | None = None
+    worst: Path | None = None
 
     @property
     def files(self) -> list[Path]:
         """All that is written."""
-        return [path for path in (self.out, self.report, self.sheet) if path is not None]
+        paths = (self.out, self.report, self.page, self.sheet, self.map, self.worst)
+        return [path for path in paths if path is not None]
+
+    @property
+    def measures(self) -> bool:
+        """Whether drift is asked for."""
+        return self.report is not None or self.map is not None
 
 
 def find_pictures(inputs: Sequence[str]) -> list[Path]:
@@ -69,7 +78,7 @@ def size_suffix(settings: Settings) -> str:
 
 
 def plan_jobs(
-    sources: Sequence[Path], out: str, suffix: str, *, report: str | None, sheet: bool
+    sources: Sequence[Path], out: str, suffix: str, *, report: str | None, sheet: bool, maps: bool = False
 ) -> list[Job]:
     """A job for each source, its names settled before any work.
 
@@ -77,8 +86,9 @@ def plan_jobs(
         sources: as `find_pictures` gives them.
         out: a file for one source, else a folder, which need not exist.
         suffix: for the results' names in a folder.
-        report: None for no report, "" for one beside each result, else a file for one source.
+        report: None for no report, "" for one beside each result, else a file for one source; a page goes with it.
         sheet: a side-by-side picture beside each result.
+        maps: pictures of where it drifted and of the worst places beside each result.
 
     Raises:
         UsageError: `out` or `report` does not suit the number of sources, or two files would collide.
@@ -93,8 +103,14 @@ def plan_jobs(
     for source in sources:
         target = Path(out) / f"{source.stem}{suffix}.png" if folder else Path(out)
         beside = target.with_suffix(".json") if report == "" else None
-        sheet_path = target.with_name(f"{target.stem}_compare.png") if sheet else None
-        jobs.append(Job(source, target, Path(report) if report else beside, sheet_path))
+        figures = Path(report) if report else beside
+        jobs.append(Job(
+            source, target, figures,
+            page=figures and figures.with_name(f"{figures.stem}_report.html"),
+            sheet=target.with_name(f"{target.stem}_compare.png") if sheet else None,
+            map=target.with_name(f"{target.stem}_map.png") if maps else None,
+            worst=target.with_name(f"{target.stem}_worst.png") if maps else None,
+        ))  # fmt: skip
     _check_collisions(jobs)
     return jobs
 

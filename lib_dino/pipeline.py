@@ -24,6 +24,7 @@ from .conditioning import Conditioning
 from .dinov2 import Dinov2, load_dinov2
 from .embedded import EmbeddedRender
 from .errors import ModelError
+from .figures import Heat
 from .images import Picture, picture_from_pil, read_picture, write_picture
 from .infotext import infotext
 from .report import Report
@@ -47,11 +48,15 @@ class Result:
         picture: the result, of the source's kind: grey stays grey, alpha and colour profile are kept.
         report: what was done and measured.
         settings: as used, seed included.
+        heats: maps of what was measured, the more telling first; none when drift was not.
+        source: what it was made from.
     """
 
     picture: Picture
     report: Report
     settings: Settings
+    heats: tuple[Heat, ...] = ()
+    source: Picture | None = None
 
     def save(self, path: str | os.PathLike[str], *, force: bool = False) -> Path:
         """Write the picture with its settings as text; an existing file only with `force`.
@@ -59,7 +64,7 @@ class Result:
         Raises:
             ImageError: the file exists, or cannot be written.
         """
-        text = infotext(self.settings, self.report.result_size)
+        text = infotext(self.settings, self.report.result_size, self.report)
         return write_picture(self.picture, Path(path), text=text, force=force)
 
 
@@ -100,7 +105,7 @@ def upscale(
     with torch.no_grad():
         image = run.render()
         report = run.report(image, time.perf_counter() - started)
-    return Result(_like(picture, image), report, settings)
+    return Result(_like(picture, image), report, settings, run.heats(), picture)
 
 
 def compare(
@@ -136,7 +141,8 @@ def _lanczos(picture: Picture, settings: Settings, model: Render, dino: Dinov2) 
     height, width = settings.target_size(picture.size)
     enlarged = picture_from_pil(picture.to_pil().resize((width, height), PIL.Image.Resampling.LANCZOS))
     run = Run(picture.pixels, (height, width), off, model, dino, measure=True)
-    return Result(_like(picture, enlarged.pixels), run.report(enlarged.pixels, 0.0), off)
+    report = run.report(enlarged.pixels, 0.0)
+    return Result(_like(picture, enlarged.pixels), report, off, run.heats(), picture)
 
 
 def _grey_eight_bit(image: Tensor) -> Tensor:

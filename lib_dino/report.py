@@ -6,8 +6,31 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-SCHEMA: Final = 1
-"""Version of the JSON written by `Report.to_dict`; raised when a key changes its meaning or goes."""
+SCHEMA: Final = 2
+"""Version of the JSON written by `Report.to_dict`, see docs/report.md; raised when a key changes meaning or goes."""
+
+WORST_SHOWN: Final = 3
+"""How many of a picture's worst patches are shown."""
+
+
+@dataclass(frozen=True)
+class WorstPatch:
+    """One place that stands out.
+
+    Attributes:
+        box: (y0, x0, y1, x1), half-open, pixels of the result.
+        drift: its weighted drift above that of plain enlargement, 0 to 2.
+        suspicion: how likely it was invented, 0 to 1; None where the feature network has no head for that.
+    """
+
+    box: tuple[int, int, int, int]
+    drift: float
+    suspicion: float | None = None
+
+    @property
+    def weight(self) -> float:
+        """What patches are ordered by: suspicion where there is one, else drift."""
+        return self.drift if self.suspicion is None else self.suspicion
 
 
 @dataclass(frozen=True)
@@ -31,9 +54,13 @@ class TileReport:
         blended: mean share of the enlarged source that was blended in to keep the bound, 0 to 1.
         skipped: left as the enlarged source, because nothing in it wants repainting.
         subject: share of the tile that shows the picture's subject, 0 to 1; None when not asked for.
-        suspicion: how likely the tile's most suspicious patches were invented, detail that downscaling cannot see
-            included, 0 to 1; None where the feature network has no expected-detail head.
-        alarm: whether that, or without a head the drift, is more than honest tiles show.
+        drift_above: mean over patches of what their drift is above that of plain enlargement; None when not measured.
+        score: mean of the worst tenth of those: what the tile is judged by.
+        over_bound: share of patches that are over the report's `bound`, 0 to 1.
+        drift_peak: the largest patch drift above that of plain enlargement.
+        suspicion: how likely something in it was invented, 0 to 1; None without a head.
+        alarm: whether it is reported as holding something invented: by suspicion where there is a head, else by score.
+        worst_patches: the worst places, worst first, none beside another; by suspicion where there is a head.
     """
 
     box: tuple[int, int, int, int]
@@ -50,8 +77,13 @@ class TileReport:
     blended: float = 0.0
     skipped: bool = False
     subject: float | None = None
+    drift_above: float | None = None
+    score: float | None = None
+    over_bound: float | None = None
+    drift_peak: float | None = None
     suspicion: float | None = None
     alarm: bool = False
+    worst_patches: tuple[WorstPatch, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,6 +99,9 @@ class Report:
         source_psnr: PSNR in dB between the result made small again and the source; inf when equal.
         detail: high-frequency energy of the result relative to the plainly enlarged source.
         source_noise: estimated noise of the source, in units of the picture's range.
+        bound: drift above plain enlargement that a patch may have before it counts as over; None when not measured.
+        bound_kind: "asked" by the user, "fitted" to the feature network on pictures, or the stated "default".
+        alarm_at: suspicion from which on a tile is reported; None where the feature network has no head.
     """
 
     source_size: tuple[int, int]
@@ -81,6 +116,9 @@ class Report:
     source_noise: float
     tiles: tuple[TileReport, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    bound: float | None = None
+    bound_kind: str | None = None
+    alarm_at: float | None = None
 
     @property
     def drift(self) -> float | None:
@@ -97,12 +135,47 @@ class Report:
         """Mean drift of the plainly enlarged source: what enlarging alone costs."""
         return _mean([t.drift_enlarged for t in self.tiles if t.drift_enlarged is not None])
 
+    @property
+    def drift_above(self) -> float | None:
+        """Mean over the measured tiles of drift above that of plain enlargement."""
+        return _mean([t.drift_above for t in self.tiles if t.drift_above is not None])
+
+    @property
+    def over_bound(self) -> float | None:
+        """Share of the measured tiles' patches that are over the bound, 0 to 1."""
+        return _mean([t.over_bound for t in self.tiles if t.over_bound is not None])
+
+    @property
+    def worst_patches(self) -> tuple[WorstPatch, ...]:
+        """The picture's worst places, worst first, at most `WORST_SHOWN`; overlapping tiles give each but once."""
+        found: list[WorstPatch] = []
+        for patch in sorted((p for t in self.tiles for p in t.worst_patches), key=lambda p: -p.weight):
+            if len(found) < WORST_SHOWN and not any(_beside(patch, other) for other in found):
+                found.append(patch)
+        return tuple(found)
+
+    @property
+    def drift_worst_patch(self) -> float | None:
+        """The largest patch drift above that of plain enlargement."""
+        return max((t.drift_peak for t in self.tiles if t.drift_peak is not None), default=None)
+
+    @property
+    def alarms(self) -> int | None:
+        """How many tiles are reported; None when none was measured."""
+        measured = [tile.alarm for tile in self.tiles if tile.score is not None]
+        return sum(measured) if measured else None
+
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON-able values; infinite decibels become None."""
         values = dataclasses.asdict(self)
         values["source_psnr"] = None if self.source_psnr == float("inf") else self.source_psnr
-        drift = {"mean": self.drift, "worst_tile": self.drift_worst, "enlarged": self.drift_enlarged}
-        return {"schema": SCHEMA, **values, "drift": drift}
+        drift = {
+            "mean": self.drift, "worst_tile": self.drift_worst, "enlarged": self.drift_enlarged,
+            "above": self.drift_above, "worst_patch": self.drift_worst_patch, "over_bound": self.over_bound,
+            "alarms": self.alarms,
+        }  # fmt: skip
+        worst = [dataclasses.asdict(patch) for patch in self.worst_patches]
+        return {"schema": SCHEMA, **values, "drift": drift, "worst_patches": worst}
 
     def summary(self) -> list[str]:
         """Five lines for a person."""
@@ -120,6 +193,12 @@ class Report:
             f"Faithful: made small again it differs from the source by {_decibel(self.source_psnr)}; drift {drift}",
             f"Time: {self.seconds:.1f} s with {self.model}, features {self.features or 'off'}",
         ]
+
+
+def _beside(a: WorstPatch, b: WorstPatch) -> bool:
+    """Whether two patches touch or overlap."""
+    (a0, a1, a2, a3), (b0, b1, b2, b3) = a.box, b.box
+    return a0 <= b2 and b0 <= a2 and a1 <= b3 and b1 <= a3
 
 
 def _mean(values: list[float]) -> float | None:

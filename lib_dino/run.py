@@ -16,6 +16,7 @@ from .calibration import load_calibration
 from .consistency import back_project, dead_zone, source_noise
 from .dinov2 import Dinov2
 from .drift import TileDrift, Yardstick
+from .figures import Heat, bound_kind, heats, tile_figures
 from .painter import Painted, Painter, Painting
 from .quality import detail_ratio, psnr
 from .render import Progress, Render, TileCorrect
@@ -49,6 +50,7 @@ class Run:
         condition: shows the model what tiles hold of the source, (B, 3, h, w) as plainly enlarged, and by how much
             they were; in force inside its `with` block.
         stopped: set when the model gave up on the user's wish; what was done by then is kept.
+        found: drift of each tile, as `report` measured it.
     """
 
     source: Tensor
@@ -65,6 +67,7 @@ class Run:
     saved: Callable[[Tensor], Tensor] = eight_bit
     condition: Callable[[Tensor, float], AbstractContextManager[None]] | None = None
     stopped: bool = False
+    found: dict[Tile, TileDrift] = field(default_factory=dict)
     _records: dict[Tile, TileReport] = field(default_factory=dict)
     _held: Held | None = None
     _call: int = 0
@@ -122,6 +125,7 @@ class Run:
 
     def report(self, image: Tensor, seconds: float) -> Report:
         """What was done, with drift when `measure` is set; `image` is the finished picture."""
+        measured = self.yardstick if self.measure else None
         return Report(
             source_size=_size(self.source),
             result_size=self.target_size,
@@ -135,7 +139,14 @@ class Run:
             source_noise=self._noise_level,
             tiles=tuple(self._tile_report(tile, image) for tile in self.plan),
             notes=tuple(self._notes()),
+            bound=self.bound if measured else None,
+            alarm_at=measured.thresholds.alarm if measured else None,
+            bound_kind=bound_kind(measured.thresholds, self.settings.max_drift) if measured else None,
         )
+
+    def heats(self) -> tuple[Heat, ...]:
+        """Maps of what `report` measured, see `figures.heats`; none when it measured nothing."""
+        return heats(tuple(self.found.values()), _size(self.source), self.target_size, bound=self.bound)
 
     def _notes(self) -> Iterator[str]:
         if self.stopped:
@@ -279,11 +290,10 @@ class Run:
         found = self.drift(tile, image, detail=True) if self.measure else None
         if found is None:
             return done
+        self.found[tile] = found
         first = found.mean if done.drift_first is None else done.drift_first
-        return dataclasses.replace(
-            done, drift=found.mean, drift_worst=found.worst, drift_enlarged=found.enlarged, drift_first=first,
-            suspicion=found.suspicion_score, alarm=found.alarm,
-        )  # fmt: skip
+        figures = tile_figures(found, _size(self.source), self.target_size, bound=self.bound)
+        return dataclasses.replace(done, drift_first=first, **figures)
 
 
 def _pad(image: Tensor, size: tuple[int, int]) -> Tensor:

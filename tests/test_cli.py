@@ -259,9 +259,24 @@ def test_one_report_file_for_several_pictures_is_wrong_usage(calls, tmp_path):
     assert run("upscale", *argv, "-o", tmp_path / "out") == 2
 
 
+def test_a_page_for_people_goes_with_the_report(calls, photo, tmp_path):
+    assert run("upscale", photo, "-o", tmp_path / "a.png", "--report", tmp_path / "mine.json") == 0
+    assert "a.png" in (tmp_path / "mine_report.html").read_text(encoding="utf-8")
+    assert run("upscale", photo, "-o", tmp_path / "a.png", "--report", tmp_path / "mine.json") == 3  # nothing replaced
+
+
+def test_a_map_and_the_worst_places_are_written_on_demand(calls, photo, tmp_path):
+    assert run("upscale", photo, "-o", tmp_path / "a.png", "--map") == 0
+    assert names(tmp_path) == ["a.png", "a_map.png", "a_worst.png", "photo.jpg"]
+    assert calls[-1].measure
+    (tmp_path / "a.png").unlink()
+    assert run("upscale", photo, "-o", tmp_path / "a.png", "--map") == 3
+    assert not (tmp_path / "a.png").exists()
+
+
 def test_compare_writes_the_arms_beside_each_other(calls, photo, tmp_path):
     assert run("upscale", photo, "-o", tmp_path / "a.png", "--compare", "--report") == 0
-    assert names(tmp_path) == ["a.json", "a.png", "a_compare.png", "photo.jpg"]
+    assert names(tmp_path) == ["a.json", "a.png", "a_compare.png", "a_report.html", "photo.jpg"]
     width, height = size_of(tmp_path / "a_compare.png")
     assert width > 3 * 96
     assert height > 80
@@ -354,7 +369,7 @@ def test_a_terminal_sees_tiles_and_time_left(calls, photo, tmp_path, monkeypatch
 def test_the_demo_writes_three_files_and_sums_up(calls, photo, tmp_path, capsys):
     for _ in range(2):  # a second demo replaces the first
         assert run("demo", photo, "--out", tmp_path / "out") == 0
-    assert names(tmp_path / "out") == ["photo_x2.json", "photo_x2.png", "photo_x2_compare.png"]
+    assert names(tmp_path / "out") == ["photo_x2.json", "photo_x2.png", "photo_x2_compare.png", "photo_x2_report.html"]
     said = capsys.readouterr().out
     assert all(name in said for name in names(tmp_path / "out"))
     assert len(said.splitlines()) == 2 * (3 + 5)
@@ -389,7 +404,7 @@ def test_the_package_runs_as_a_module(tmp_path):
 
 def test_the_real_pipeline_upscales_a_small_photo_end_to_end(tmp_path, capsys):
     source = sample(tmp_path / "grey.png", mode="LA")
-    flags = ["--denoise", "0.1", "--seed", "1", "--scale", "1.5", "--report"]
+    flags = ["--denoise", "0.1", "--seed", "1", "--scale", "1.5", "--report", "--map"]
     assert run("upscale", source, "-o", tmp_path / "out.png", *flags) == 0
     with Image.open(tmp_path / "out.png") as image:
         assert (image.mode, image.size) == ("LA", (72, 60))

@@ -3,6 +3,7 @@ import torch
 from torch.testing import assert_close
 
 from lib_dino.correction import PixelCodec
+from lib_dino.report import SCHEMA
 from lib_dino.resample import resize
 from lib_dino.run import Run
 from lib_dino.settings import Settings
@@ -140,7 +141,7 @@ def test_a_report_is_plain_values(source):
     task = run(source, FakeModel(lambda t, n: t))
     report = task.report(task.render(), 1.5)
     values = json.loads(json.dumps(report.to_dict()))
-    assert values["schema"] == 1
+    assert values["schema"] == SCHEMA
     assert values["result_size"] == [80, 122]
     assert len(values["tiles"]) == len(task.plan)
     assert len(report.summary()) == 5
