@@ -13,7 +13,7 @@ from torch import Tensor
 from .calibration import Thresholds
 from .dinov2_file import PATCH_PX
 from .drift import TileDrift, drift_map
-from .report import WORST_SHOWN, WorstPatch
+from .report import WORST_APART, WORST_SHOWN, WorstPatch
 
 HEAT_PX: Final = 4096
 """Longest side of a map of suspicion; those of larger pictures are coarser."""
@@ -104,7 +104,7 @@ def tile_figures(
 def worst_patches(
     found: TileDrift, source_size: tuple[int, int], result_size: tuple[int, int]
 ) -> tuple[WorstPatch, ...]:
-    """The tile's worst places, worst first, at most `WORST_SHOWN`, none beside another, none without drift."""
+    """The tile's worst places, worst first, at most `WORST_SHOWN`, none near another, none without drift."""
     scale = result_size[0] / source_size[0], result_size[1] / source_size[1]
     if found.suspicion is None:
         cells = [(found.rows.stop - found.rows.start), (found.cols.stop - found.cols.start)]
@@ -120,9 +120,9 @@ def worst_patches(
 
 
 def _peaks(grid: Tensor) -> list[tuple[float, tuple[int, int]]]:
-    """Value and place of the largest cells that none beside them exceeds."""
+    """Value and place of the largest cells that none within `WORST_APART` of them exceeds."""
     values = grid.float()
-    around = F.max_pool2d(values[None, None], 3, stride=1, padding=1)[0, 0]
+    around = F.max_pool2d(values[None, None], 2 * WORST_APART + 1, stride=1, padding=WORST_APART)[0, 0]
     peaks = torch.where(values == around, values, 0.0).flatten()
     found = peaks.topk(min(WORST_SHOWN, len(peaks)))
     places = (divmod(place, grid.shape[1]) for place in found.indices.tolist())

@@ -12,6 +12,9 @@ SCHEMA: Final = 2
 WORST_SHOWN: Final = 3
 """How many of a picture's worst patches are shown."""
 
+WORST_APART: Final = 3
+"""How many patches lie between two of them at least: one invented thing is one place."""
+
 
 @dataclass(frozen=True)
 class WorstPatch:
@@ -60,7 +63,7 @@ class TileReport:
         drift_peak: the largest patch drift above that of plain enlargement.
         suspicion: how likely something in it was invented, 0 to 1; None without a head.
         alarm: whether it is reported as holding something invented: by suspicion where there is a head, else by score.
-        worst_patches: the worst places, worst first, none beside another; by suspicion where there is a head.
+        worst_patches: the worst places, worst first, none near another; by suspicion where there is a head.
     """
 
     box: tuple[int, int, int, int]
@@ -196,9 +199,10 @@ class Report:
 
 
 def _beside(a: WorstPatch, b: WorstPatch) -> bool:
-    """Whether two patches touch or overlap."""
+    """Whether less than `WORST_APART` of their sides lie between two patches, so that one crop shows both."""
     (a0, a1, a2, a3), (b0, b1, b2, b3) = a.box, b.box
-    return a0 <= b2 and b0 <= a2 and a1 <= b3 and b1 <= a3
+    y, x = WORST_APART * (a2 - a0), WORST_APART * (a3 - a1)
+    return a0 - y <= b2 and b0 <= a2 + y and a1 - x <= b3 and b1 <= a3 + x
 
 
 def _mean(values: list[float]) -> float | None:

@@ -47,8 +47,8 @@ class DinoUpscaleAlwaysOn(scripts.Script):
         entry.take_over(p, args, own=OWN)
 
     def postprocess(self, p: Any, processed: Any, *args: Any) -> None:
-        """Leave it as it was."""
-        entry.give_back(p)
+        """Leave it as it was, with the reports that were asked for."""
+        entry.give_back(p, processed)
 
 
 class DinoUpscale(scripts.Script):

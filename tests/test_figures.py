@@ -31,7 +31,7 @@ def test_patches_lie_where_they_are_in_the_result():
 
 def test_one_object_is_one_place_and_the_worst_comes_first():
     patches = torch.zeros(6, 6)
-    patches[1, 1], patches[1, 2], patches[4, 4] = 0.9, 0.8, 0.3
+    patches[1, 1], patches[1, 3], patches[5, 5] = 0.9, 0.8, 0.3
     assert [p.drift for p in worst_patches(found(patches), SOURCE, RESULT)] == pytest.approx([0.9, 0.3])
 
 

@@ -118,7 +118,7 @@ def test_the_worst_places_are_cut_at_100_percent_and_framed():
 
 
 def test_the_sheet_has_a_row_for_each_and_words_where_there_is_none():
-    places = [WorstPatch((50 * n, 50 * n, 50 * n + 30, 50 * n + 30), 0.4 / (n + 1)) for n in range(3)]
+    places = [WorstPatch((200 * n, 200 * n, 200 * n + 30, 200 * n + 30), 0.4 / (n + 1)) for n in range(3)]
     three = worst_sheet(picture(300, 400), picture(600, 800), report((600, 800), *places))
     one = worst_sheet(picture(300, 400), picture(600, 800), report((600, 800), places[0]))
     assert three.width == one.width >= 2 * CROP_PX

@@ -1,6 +1,8 @@
 """The extension in a small stand-in for a WebUI, in both kinds that there are."""
 
+import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +13,10 @@ from standin.host import CFGDenoiser, Img2Img, Script, Txt2Img, fields, generati
 
 from lib_dino.dinov2 import Dinov2
 from lib_dino.dinov2_file import Weights
-from lib_dino.errors import SettingsError
+from lib_dino.errors import ImageError, SettingsError
 from lib_dino.host import entry, render, takeover, weights
 from lib_dino.host.hooks import GuidanceError
+from lib_dino.infotext import DRIFT_KEYS
 
 SMALL = {"tile_size": 64, "overlap": 16}
 
@@ -69,7 +72,7 @@ class AlwaysOn(Script):
         entry.take_over(p, args, own=(AlwaysOn,))
 
     def postprocess(self, p, processed, *args):
-        entry.give_back(p)
+        entry.give_back(p, processed)
 
 
 def dropdown(host, source, settings, *, scripts=(), **values):
@@ -377,3 +380,55 @@ def test_pictures_of_different_sizes_are_refused(host, source):
 def test_an_img2img_of_the_host_itself_still_works(host, source):
     p = generation(host, kind=Img2Img, init_images=[source], width=48, height=40)
     assert host.process_images(p).images[0].size == (48, 40)
+
+
+def always_on(host, source, settings, **values):
+    p = generation(host, scripts=[AlwaysOn()], args=[{**SMALL, **settings}], init_images=[source], **values)
+    return host.process_images(p)
+
+
+@pytest.mark.parametrize("way", [lambda *a, **k: dropdown(*a, **k)[0], always_on])
+def test_a_drift_map_and_the_worst_places_join_the_gallery_when_asked_for(host, source, way):
+    plain = way(host, source, {"consistency": 0.0}, denoising_strength=0.9)
+    shown = way(host, source, {"consistency": 0.0, "drift_map": True}, denoising_strength=0.9)
+    assert len(plain.images) == 1
+    assert [image.info.get("dino_upscale") for image in shown.images] == [None, "map", "worst"]
+    assert shown.images[0].tobytes() == plain.images[0].tobytes()
+    assert shown.infotexts == ["text 0"] * 3
+    assert host.callbacks.swallowed == []
+
+
+def test_the_three_figures_are_in_each_pictures_text(host, source):
+    processed, _ = dropdown(host, source, {"consistency": 0.0, "drift_map": True}, batch_size=2, n_iter=2)
+    texts = [image.info["parameters"] for image in processed.images[:4]]
+    assert texts[0]["DINO drift map"] == "True"
+    for key in DRIFT_KEYS:
+        assert [len(text[key]) for text in texts] == [2, 2, 4, 4]  # the host takes the picture's own entry
+        assert all(float(value) >= 0 for value in texts[-1][key])
+    assert not any(key in dropdown(host, source, {})[0].images[0].info["parameters"] for key in DRIFT_KEYS)
+
+
+def test_figures_and_a_page_are_saved_beside_the_picture_the_host_saved(host, source):
+    processed, _ = dropdown(host, source, {"save_report": True})
+    path = Path(processed.images[0].already_saved_as)
+    assert len(processed.images) == 1
+    figures = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    assert figures["result_size"] == [80, 96] and figures["drift"]["above"] is not None
+    assert path.name in path.with_name(f"{path.stem}_report.html").read_text(encoding="utf-8")
+
+
+def test_what_must_not_be_saved_has_no_files_beside_it(host, source):
+    before = set(host.folder.rglob("*"))
+    processed, _ = dropdown(host, source, {"save_report": True, "drift_map": True}, do_not_save_samples=True)
+    assert {path.name for path in set(host.folder.rglob("*")) - before} <= {"params.txt"}
+    assert len(processed.images) >= 2
+
+
+def test_a_report_that_cannot_be_written_costs_no_picture(host, source, monkeypatch, caplog):
+    def broken(*args):
+        raise ImageError("the disk is full")
+
+    monkeypatch.setattr("lib_dino.html_report.html_report", broken)
+    processed, _ = dropdown(host, source, {"save_report": True})
+    assert len(processed.images) == 1
+    assert "the disk is full" in caplog.text

@@ -30,7 +30,7 @@ def test_the_order_of_the_arguments_never_changes():
         "enabled", "scale_factor", "width", "height", "upscaler", "denoise", "steps", "sampler_name", "scheduler",
         "tile_size", "overlap", "tile_batch_size", "dino_enabled", "dino_strength", "dino_model", "consistency",
         "preset", "seed", "megapixels", "repair_tries", "max_drift",
-        "adapter", "adapter_strength",
+        "adapter", "adapter_strength", "drift_map", "save_report",
     )  # fmt: skip
 
 
@@ -123,7 +123,7 @@ def test_a_saved_text_pasted_back_gives_the_same_job():
             "scale_factor": 3.5, "denoise": 0.35, "steps": 12, "sampler_name": "DDIM", "scheduler": "Karras",
             "upscaler": "Lanczos", "tile_size": 768, "overlap": 96, "tile_batch_size": 2, "dino_enabled": False,
             "dino_strength": 0.65, "consistency": 0.4, "dino_model": "dinov2-base",
-            "adapter": "mine.safetensors", "adapter_strength": 0.75,
+            "adapter": "mine.safetensors", "adapter_strength": 0.75, "drift_map": True, "save_report": True,
         }
     )  # fmt: skip
     values = {name: pasted(name, job.to_infotext()) for name in FIELDS}

@@ -16,6 +16,7 @@ be read and tested without a host. What a host promises is used in the form that
     noise     the same noise wherever tiles overlap, for every kind of sampler
     others    which of the other extensions act on the picture, which on each tile, which not at all
     screen    progress, live preview, Interrupt
+    reports   what was measured: extra pictures for the gallery, files beside the saved picture
     weights   where the feature network comes from
     plots     axes for the X/Y/Z plot
 """

@@ -32,6 +32,14 @@ HOST_KNOBS: Final[dict[str, Knob]] = {
     "sampler_name": Knob("Sampler for tiles", "DINO sampler", "Sampling method of the tiles."),
     "scheduler": Knob("Schedule type for tiles", "DINO scheduler", "Noise schedule of the tiles."),
     "preset": Knob("Preset", "DINO preset", "Fills in what is not given: denoise, DINO strength and steps."),
+    "drift_map": Knob(
+        "Drift map", "DINO drift map",
+        "Measures how far the result has left its source, and adds a map and the worst places to the gallery.",
+    ),
+    "save_report": Knob(
+        "Save drift report", "DINO drift report",
+        "Measures drift, and writes its figures and a page to look at beside the saved picture.",
+    ),
 }
 """Settings that only a WebUI has, declared like the core's."""
 
@@ -39,7 +47,7 @@ FIELDS: Final[tuple[str, ...]] = (
     "enabled", "scale_factor", "width", "height", "upscaler", "denoise", "steps", "sampler_name", "scheduler",
     "tile_size", "overlap", "tile_batch_size", "dino_enabled", "dino_strength", "dino_model", "consistency",
     "preset", "seed", "megapixels", "repair_tries", "max_drift",
-    "adapter", "adapter_strength",
+    "adapter", "adapter_strength", "drift_map", "save_report",
 )  # fmt: skip
 """The order of the arguments; grows at its end only."""
 
@@ -47,6 +55,8 @@ _TEXT_DEFAULTS: Final = {
     "upscaler": NO_UPSCALER, "sampler_name": SAME_SAMPLER, "scheduler": SAME_SCHEDULER, "preset": NO_PRESET,
     "dino_model": DEFAULT_MODEL, "adapter": NO_ADAPTER,
 }  # fmt: skip
+
+_FLAGS: Final = ("enabled", "drift_map", "save_report")
 
 
 @dataclass(frozen=True)
@@ -67,6 +77,7 @@ class Job:
         settings: the core's settings; a seed of -1 is the host's to draw.
         upscaler: name of the host's upscaler.
         sampler_name, scheduler: names as the host has them; None keeps the request's own.
+        drift_map, save_report: measure drift, to show it in the gallery and to save it beside the picture.
     """
 
     enabled: bool = False
@@ -74,6 +85,8 @@ class Job:
     upscaler: str = NO_UPSCALER
     sampler_name: str | None = None
     scheduler: str | None = None
+    drift_map: bool = False
+    save_report: bool = False
 
     @property
     def preset(self) -> str:
@@ -87,6 +100,9 @@ class Job:
         for name in ("upscaler", "sampler_name", "scheduler", "preset"):
             if (value := getattr(self, name)) not in (None, NO_PRESET):
                 values[HOST_KNOBS[name].key] = value
+        for name in ("drift_map", "save_report"):
+            if getattr(self, name):
+                values[HOST_KNOBS[name].key] = str(True)
         return {**values, INFOTEXT_VERSION_KEY: __version__}
 
 
@@ -98,7 +114,7 @@ def all_knobs() -> dict[str, Knob]:
 
 def default(name: str) -> Any:
     """What the panel shows at first; `enabled` is off."""
-    if name == "enabled":
+    if name in _FLAGS:
         return False
     if name == "steps":
         return 0
@@ -145,6 +161,8 @@ def parse(
         upscaler=_text(values, "upscaler", choices.get("upscaler", [NO_UPSCALER])),
         sampler_name=_other(_text(values, "sampler_name", [SAME_SAMPLER, *choices.get("sampler_name", ())])),
         scheduler=_other(_text(values, "scheduler", [SAME_SCHEDULER, *choices.get("scheduler", ())])),
+        drift_map=_flag(values, "drift_map"),
+        save_report=_flag(values, "save_report"),
     )
 
 
@@ -206,7 +224,7 @@ def _short(value: object) -> str:
 
 
 def _flag(values: Mapping[str, Any], name: str) -> bool:
-    value = values[name]
+    value = values.get(name, False)
     if not isinstance(value, bool):
         raise SettingsError(
             f"{HOST_KNOBS[name].label} ({name}) must be true or false: got {_short(value)}.",
@@ -240,7 +258,7 @@ def pasted(name: str, params: Mapping[str, Any]) -> Any:
     text = params.get(knob.key)
     if text is None:
         return default(name)
-    kind = str if name in _TEXT_DEFAULTS else get_type_hints(Settings)[name]
+    kind = str if name in _TEXT_DEFAULTS else bool if name in _FLAGS else get_type_hints(Settings)[name]
     try:
         return {"True": True, "False": False}[text] if kind is bool else kind(text)
     except (KeyError, ValueError):

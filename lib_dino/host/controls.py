@@ -24,7 +24,7 @@ from .model import expected_model
 from .names import choices
 from .summary import Tab, outlook
 
-_UNSEEN: Final = ("enabled", "upscaler", "dino_model", "adapter", "preset", "seed")
+_UNSEEN: Final = ("enabled", "upscaler", "dino_model", "adapter", "preset", "seed", "drift_map", "save_report")
 """Settings that change nothing about the line."""
 
 _TAB_JS: Final = "(...args) => window.dinoUpscale ? window.dinoUpscale.withTab(args, {tab!r}) : args"
@@ -55,6 +55,7 @@ def build(enabled: Any, *, element_id: Callable[[str], str], img2img: bool) -> P
     _size_section(widgets, make)
     _repaint_section(widgets, make)
     _faithful_section(widgets, make)
+    _report_section(widgets, make)
     with gr.Accordion("Tiles", open=False, elem_id=element_id("tiles")):
         _tile_section(widgets, make)
     line = gr.HTML(outlook(Tab(), {}).to_html(), elem_id=element_id("summary"))
@@ -110,6 +111,14 @@ def _faithful_section(widgets: dict[str, Any], make: Callable[..., Any]) -> None
     with gr.Row():
         widgets["adapter"] = make("adapter", choices=adapter_files.names())
         widgets["adapter_strength"] = make("adapter_strength")
+
+
+def _report_section(widgets: dict[str, Any], make: Callable[..., Any]) -> None:
+    import gradio as gr
+
+    with gr.Row():
+        for name in ("drift_map", "save_report"):
+            widgets[name] = make(name)
 
 
 def _tile_section(widgets: dict[str, Any], make: Callable[..., Any]) -> None:

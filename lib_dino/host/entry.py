@@ -33,12 +33,15 @@ def run_as_script(p: Any, script: Any, args: Sequence[Any], *, own: Sequence[typ
     with loud(p):
         job = job_of(p, _own_arguments(p, script, args), enabled=True)
         q = working_copy(p)
-        if job.enabled:
-            # The key brings the script back when the picture's text is pasted.
-            Takeover(q, job, own=own, keys={"Script": TITLE}).install()
-        else:
+        if not job.enabled:
             q.scripts_value = others.without(q.scripts_value, own)
-        return processing.process_images(q)
+            return processing.process_images(q)
+        # The key brings the script back when the picture's text is pasted.
+        takeover = Takeover(q, job, own=own, keys={"Script": TITLE})
+        takeover.install()
+        processed = processing.process_images(q)
+        takeover.finish(processed)
+        return processed
 
 
 def take_over(p: Any, args: Sequence[Any], *, own: Sequence[type]) -> None:
@@ -56,11 +59,13 @@ def take_over(p: Any, args: Sequence[Any], *, own: Sequence[type]) -> None:
         _fail_later(p, error)
 
 
-def give_back(p: Any) -> None:
-    """Put back what `take_over` changed: for `postprocess` of the same script."""
+def give_back(p: Any, processed: Any = None) -> None:
+    """Put back what `take_over` changed, and add what it measured: for `postprocess` of the same script."""
     takeover = p.__dict__.get(MARK)
     if takeover is not None:
         takeover.restore()
+        if processed is not None:
+            takeover.finish(processed)
 
 
 def job_of(p: Any, args: Sequence[Any], *, enabled: bool) -> Job:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from ..adapter import Adapter
 from ..conditioning import Conditioning
 from ..correction import Codec
 from ..dinov2 import Dinov2
+from ..images import Picture
+from ..pipeline import Result
 from ..run import Progress, Run
 from ..settings import MAX_SEED
 from . import adapter_files, adapters, pictures, screen, weights
@@ -21,6 +24,7 @@ from .hooks import Hooks
 from .latent import TinyCodec, tiny_autoencoder
 from .model import model_facts
 from .render import HostRender
+from .reports import Reports
 
 
 class PictureJob:
@@ -32,14 +36,16 @@ class PictureJob:
         shown: progress and preview.
         dino: the feature network, when guidance or an adapter is on.
         scripts: those of the user's scripts that act on each tile.
+        reports: told what was measured, where that is wanted.
 
     Attributes:
         hooks: to be installed while pictures are made.
     """
 
     def __init__(
-        self, p: Any, job: Job, shown: screen.Screen, dino: Dinov2 | None, scripts: Sequence[Any]
+        self, p: Any, job: Job, shown: screen.Screen, dino: Dinov2 | None, scripts: Sequence[Any], reports: Reports
     ) -> None:
+        self._reports = reports
         self._p, self._job, self._screen, self._dino, self._scripts = p, job, shown, dino, scripts
         self._model = model_facts(p.sd_model)
         self._codec = self._tiny_codec()
@@ -81,13 +87,19 @@ class PictureJob:
             source, size, settings, render, self._dino, enlarged=pictures.enlarged(source, size, job.upscaler),
             progress=self._told, preview=self._screen.show, mask=pictures.mask_of(p, size),
             starting=lambda tiles: render.starting(tiles, run.plan.size), condition=self._condition(source, render),
+            measure=self._reports.wanted,
         )  # fmt: skip
+        started = time.perf_counter()
         if run.calls:
             per_tile = render.calls(settings.denoise, settings.steps)
             self._screen.plan(run.calls // per_tile, per_tile)
         self._screen.show(run.base, always=True)
         result = run.render()
         self._screen.show(result, always=True)
+        if self._reports.wanted:
+            self._screen.text(f"{TITLE}: measuring drift")
+            report = run.report(result, time.perf_counter() - started)
+            self._reports.add(p, Result(Picture(result), report, settings, run.heats(), Picture(source)))
         self._pass_on(render, run.stopped)
         return result
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 import torch
 
 from ..errors import ImageError, ModelError, SettingsError
-from . import others, pictures, screen, weights
+from . import others, pictures, reports, screen, weights
 from .args import BUILT_IN_MODEL, Job
 from .extent import check_size
 from .painting import PictureJob
@@ -42,6 +42,7 @@ class Takeover:
         self._dino: Any = None
         self._size = (0, 0)
         self._sample: Callable[..., Any] = p.sample
+        self._reports = reports.Reports(gallery=job.drift_map, files=job.save_report)
 
     def install(self) -> None:
         """Change `p`, so that the host's next `process_images` upscales.
@@ -52,7 +53,7 @@ class Takeover:
         p, job = self._p, self._job
         settings = job.settings
         model_name = weights.chosen(settings.dino_model)
-        if settings.needs_features or (settings.adapter and settings.conditions):
+        if settings.needs_features or (settings.adapter and settings.conditions) or self._reports.wanted:
             self._dino = weights.load(model_name)
         saved = {**job.to_infotext(), **self._keys}
         if model_name != BUILT_IN_MODEL or settings.dino_model:
@@ -107,6 +108,10 @@ class Takeover:
         self._changed.setdefault(name, (name in held, held.get(name)))
         held[name] = value
 
+    def finish(self, processed: Any) -> None:
+        """Add the reports that the job asked for to what the host hands back."""
+        self._reports.finish(processed)
+
     def restore(self) -> None:
         """Put everything back."""
         held = self._p.__dict__
@@ -146,7 +151,7 @@ class Takeover:
         results = processing.DecodedSamples()
         # Ordinary tensors: what is made in inference mode can never carry gradients.
         with torch.inference_mode(False), torch.no_grad(), devices.without_autocast(), _prompt_history_kept():
-            job = PictureJob(p, self._job, self._screen, self._dino, self._scripts)
+            job = PictureJob(p, self._job, self._screen, self._dino, self._scripts, self._reports)
             with job.hooks.installed():
                 for i in range(count):
                     source = pictures.source_of(p, i) if made is None else made[i : i + 1]

@@ -131,6 +131,7 @@ class Processed:
     p: Any
     images: list
     index_of_first_image: int = 0
+    infotexts: list = field(default_factory=list)
 
 
 @dataclass(repr=False)
@@ -388,8 +389,11 @@ class Host:
                     pp = types.SimpleNamespace(image=Image.fromarray(values))
                     p.scripts.hook("postprocess_image", p, pp)
                     pp.image.info["parameters"] = dict(p.extra_generation_params)
+                    if not p.do_not_save_samples:
+                        pp.image.already_saved_as = str(self.folder / f"{len(images):05}-{p.seeds[0]}.png")
+                        pp.image.save(pp.image.already_saved_as)
                     images.append(pp.image)
-        result = Processed(p, images)
+        result = Processed(p, images, infotexts=[f"text {n}" for n in range(len(images))])
         p.scripts.hook("postprocess", p, result)
         return result
 

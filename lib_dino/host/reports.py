@@ -1,0 +1,99 @@
+"""What was measured, beside the finished pictures: more pictures in the gallery, files beside the saved ones."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from ..errors import DinoError
+from ..files import new_file
+from ..infotext import drift_figures
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from ..pipeline import Result
+
+log = logging.getLogger("dino_upscale")
+
+MAP_KEY: Final = "dino_upscale"
+"""In the `info` of an extra picture, what it is: "map" or "worst"."""
+
+
+@dataclass
+class Reports:
+    """The measured pictures of one generation, in the order they were made.
+
+    Attributes:
+        gallery: add the map and the worst places to the pictures that are handed back.
+        files: write the figures and the page beside each saved picture.
+    """
+
+    gallery: bool
+    files: bool
+    _held: list[Result] = field(default_factory=list)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anything is to be measured."""
+        return self.gallery or self.files
+
+    def add(self, p: Any, result: Result) -> None:
+        """Keep one picture's figures, and put its three into the text that the host saves."""
+        self._held.append(result)
+        for key, value in drift_figures(result.report).items():
+            # The host takes the entry of each picture out of a list.
+            held = p.extra_generation_params.get(key)
+            p.extra_generation_params[key] = [*(held if isinstance(held, list) else []), value]
+
+    def finish(self, processed: Any) -> None:
+        """Add to what the host hands back what the job asked for; a picture is never lost over its report."""
+        first = int(getattr(processed, "index_of_first_image", 0) or 0)
+        made = list(processed.images)[first : first + len(self._held)]
+        for n, (image, result) in enumerate(zip(made, self._held, strict=False)):
+            try:
+                if self.files:
+                    _save(image, result)
+                if self.gallery:
+                    _show(processed, first + n, result)
+            except (DinoError, OSError) as error:
+                log.warning("The drift report could not be written: %s", error)
+        self._held.clear()
+
+
+def _save(image: Image, result: Result) -> None:
+    """Write NAME.json and NAME_report.html beside the saved picture; nothing where the host saved none."""
+    from ..html_report import html_report
+
+    saved = getattr(image, "already_saved_as", None)
+    if not saved:
+        return
+    path = Path(saved)
+    page = html_report(path.name, result.source or result.picture, result.picture, result.heats, result.report)
+    texts = {
+        path.with_suffix(".json"): json.dumps(result.report.to_dict(), indent=2) + "\n",
+        path.with_name(f"{path.stem}_report.html"): page,
+    }
+    for target, text in texts.items():
+        with new_file(target, force=True) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+def _show(processed: Any, index: int, result: Result) -> None:
+    from ..heatmap import heatmap
+    from ..worst import worst_sheet
+
+    heat = next(iter(result.heats), None)
+    extra = {"map": heatmap(result.picture, heat, result.report)}
+    if result.report.worst_patches:
+        extra["worst"] = worst_sheet(result.source or result.picture, result.picture, result.report)
+    texts = getattr(processed, "infotexts", None)
+    for kind, image in extra.items():
+        image.info[MAP_KEY] = kind
+        processed.images.append(image)
+        # One text a picture: the gallery shows the text of the chosen one.
+        if isinstance(texts, list) and index < len(texts):
+            texts += [""] * (len(processed.images) - 1 - len(texts)) + [texts[index]]
