@@ -13,9 +13,10 @@
 
     /** What a picture's saved text says it is: "result", "extra" (a map or crops beside one) or "other". */
     dino.kindOf = function (text) {
-        const keys = `\n${text || ''}`;
-        if (!/[,\n]\s*DINO Upscale version: /.test(keys)) return 'other';
-        return /[,\n]\s*DINO picture: /.test(keys) ? 'extra' : 'result';
+        // The last line holds the parameters; what stands above is the user's prompt.
+        const keys = `, ${(text || '').trim().split('\n').pop()}`;
+        if (!/,\s*DINO Upscale version: /.test(keys)) return 'other';
+        return /,\s*DINO picture: /.test(keys) ? 'extra' : 'result';
     };
 
     /** Saved text of each picture of a gallery, from the host's record of a generation. */

@@ -17,6 +17,8 @@ from .errors import SettingsError
 MAX_SCALE: Final = 8.0
 MAX_SEED: Final = 2**32 - 1
 INFOTEXT_VERSION_KEY: Final = "DINO Upscale version"
+INFOTEXT_PICTURE_KEY: Final = "DINO picture"
+"""In the saved text of a picture beside a result, such as its drift map: what it shows. A result has none."""
 
 
 @dataclass(frozen=True)
