@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from .adapter_file import AdapterInfo, write_adapter
 from .adapter_tokens import PLACE_DIM, Projector, cell_centres, fourier, picture_features
 from .dinov2 import Dinov2
-from .errors import ModelError
+from .errors import AdapterError
 from .features import grid_size
 
 MOST_SCORES: Final = 2**24
@@ -173,14 +173,14 @@ def level(count: int, cells: tuple[int, int]) -> tuple[int, tuple[int, int]]:
     """How often an input of `cells` was halved to leave `count` of them, and its size then.
 
     Raises:
-        ModelError: no halving does, as when an extension merges tokens.
+        AdapterError: no halving does, as when an extension merges tokens.
     """
     height, width = cells
     for halvings in range(8):
         size = (-(-height // 2**halvings), -(-width // 2**halvings))
         if size[0] * size[1] == count:
             return halvings, size
-    raise ModelError(
+    raise AdapterError(
         f"The adapter's tokens have places, and a layer with {count} cells is no halving of the model's {height} x "
         f"{width}: something merges or regroups them. Switch token merging off, or set adapter strength to 0."
     )

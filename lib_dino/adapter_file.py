@@ -18,7 +18,7 @@ from typing import Any, Final
 from torch import Tensor
 
 from .dinov2 import Dinov2
-from .errors import ModelError
+from .errors import AdapterError
 
 FORMAT: Final = "dino-adapter"
 VERSION: Final = "1"
@@ -84,14 +84,14 @@ class AdapterInfo:
             name: of the file, for messages.
 
         Raises:
-            ModelError: one is missing, unknown or contradicts another.
+            AdapterError: one is missing, unknown or contradicts another.
         """
 
         def read(key: str, pattern: str, wanted: str) -> tuple[str, ...]:
             text = metadata[key]
             found = re.fullmatch(pattern, text)
             if found is None:
-                raise ModelError(
+                raise AdapterError(
                     f"{name}: the metadata's {key} must be {wanted}; it is {text[:80]!r}. Take an adapter that was "
                     f"made for this, or train one with training/train_adapter.py."
                 )
@@ -99,7 +99,7 @@ class AdapterInfo:
 
         missing = [key for key in _KEYS if key not in metadata]
         if missing:
-            raise ModelError(
+            raise AdapterError(
                 f"{name} is no DINO adapter: its safetensors metadata must say {', '.join(_KEYS)}; "
                 f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing. An IP-Adapter made for CLIP "
                 f"cannot be used; training/train_adapter.py makes adapters for DINOv2."
@@ -121,7 +121,7 @@ class AdapterInfo:
         (print_,) = read("fingerprint", "[0-9a-f]{16}", "16 hexadecimal digits")
         (encoder,) = read("encoder", r"[\w .+/-]{1,80}", "a name of up to 80 letters")
         if not 14 <= least <= most:
-            raise ModelError(f"{name}: the metadata's px must rise from 14 or more; it is {metadata['px']}.")
+            raise AdapterError(f"{name}: the metadata's px must rise from 14 or more; it is {metadata['px']}.")
         return cls(
             encoder, print_, tuple(map(int, layer.split("+"))), least, most,
             projector, 0 if placed else int(tokens), whole == "1", base,
@@ -131,17 +131,17 @@ class AdapterInfo:
         """Nothing, when `dino` is the network this adapter was trained with.
 
         Raises:
-            ModelError: it is another one.
+            AdapterError: it is another one.
         """
         found = fingerprint(dino)
         if found != self.fingerprint:
-            raise ModelError(
+            raise AdapterError(
                 f"{name} was trained with the features of {self.encoder} ({self.fingerprint}); the loaded feature "
                 f"model is {dino.name} ({found}, {dino.dim} wide, {dino.depth} blocks). Load that network as the "
                 f"feature model, or take an adapter trained with this one."
             )
         if max(self.layers) > dino.depth:
-            raise ModelError(f"{name} wants block {max(self.layers)} of {dino.name}, which has {dino.depth}.")
+            raise AdapterError(f"{name} wants block {max(self.layers)} of {dino.name}, which has {dino.depth}.")
 
 
 _KEYS: Final = tuple(AdapterInfo("", "", (), 0, 0, "linear", 1, False, "").to_metadata())
@@ -159,27 +159,27 @@ def read_adapter(path: Path) -> tuple[AdapterInfo, dict[str, Tensor]]:
     """The facts and the tensors, float32, of an adapter file.
 
     Raises:
-        ModelError: it is missing, of another kind, damaged, or holds values that are no numbers.
+        AdapterError: it is missing, of another kind, damaged, or holds values that are no numbers.
     """
     from safetensors import SafetensorError, safe_open
 
     if path.suffix != ".safetensors":
-        raise ModelError(
+        raise AdapterError(
             f"Adapters are read from .safetensors files alone; got {path.name}. Pickled files (.bin, .pt, .ckpt) can "
             f"run code when opened and say nothing about their encoder: get the adapter as safetensors."
         )
     if not path.is_file():
-        raise ModelError(f"No adapter at {path}. Give the path of a .safetensors file.")
+        raise AdapterError(f"No adapter at {path}. Give the path of a .safetensors file.")
     try:
         with safe_open(path, framework="pt") as file:
             metadata: dict[str, Any] = dict(file.metadata() or {})
             info = AdapterInfo.from_metadata(metadata, name=path.name)
             tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} is damaged or cut short ({error}). Get it again.") from error
+        raise AdapterError(f"{path} is damaged or cut short ({error}). Get it again.") from error
     for key, tensor in tensors.items():
         if not bool(tensor.isfinite().all()):
-            raise ModelError(f"{path.name}: `{key}` holds NaN or infinite values. Get the file anew, or train again.")
+            raise AdapterError(f"{path.name}: `{key}` holds NaN or infinite values. Get the file anew, or train again.")
     return info, tensors
 
 

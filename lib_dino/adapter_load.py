@@ -15,7 +15,7 @@ from .adapter import Adapter, Layer
 from .adapter_file import CROSS_DIM, AdapterInfo, read_adapter
 from .adapter_tokens import PLACE_DIM, Projector, feature_dim, read_projector
 from .dinov2 import Dinov2
-from .errors import ModelError
+from .errors import AdapterError
 
 EMBEDDED: Final = Path(__file__).parent / "embedded" / "adapter" / "adapter.safetensors"
 
@@ -59,7 +59,7 @@ def load_adapter(path: str | Path | None, dino: Dinov2, *, device: str | torch.d
         device: where it is to run.
 
     Raises:
-        ModelError: it is no adapter of this kind, damaged, or made for another feature network.
+        AdapterError: it is no adapter of this kind, damaged, or made for another feature network.
     """
     file = EMBEDDED if path is None else Path(path).expanduser()
     name = "embedded adapter" if path is None else file.name
@@ -77,7 +77,7 @@ def from_tensors(info: AdapterInfo, tensors: Mapping[str, Tensor], *, name: str,
         dim: channels of the features it is to take; None takes those it was made for.
 
     Raises:
-        ModelError: a tensor is missing, too many, or of a shape that does not fit the others or the metadata.
+        AdapterError: a tensor is missing, too many, or of a shape that does not fit the others or the metadata.
     """
     held = {key.removeprefix("image_proj."): t for key, t in tensors.items() if key.startswith("image_proj.")}
     projector = read_projector(info, held, dim=dim, name=name)
@@ -92,7 +92,7 @@ def _check_width(adapter: Adapter, projector: Projector, dim: int) -> None:
     given = torch.zeros(1, dim) if adapter.info.projector == "linear" else torch.zeros(1, dim, 1, 1)
     width, wanted = projector(given).shape[-1], CROSS_DIM.get(adapter.info.base, adapter.width)
     if not width == adapter.width == wanted:
-        raise ModelError(
+        raise AdapterError(
             f"{adapter.name}: tokens for {adapter.info.base} must be {wanted} wide; its projector gives {width} and "
             f"its layers take {adapter.width}. Get the file again, or train it again."
         )
@@ -104,7 +104,7 @@ def _read_layers(info: AdapterInfo, tensors: Mapping[str, Tensor], name: str) ->
     wanted = [f"ip_adapter.{2 * i + 1}.{part}.weight" for i in range(count) for part in parts]
     if count == 0 or sorted(wanted) != sorted(tensors):
         odd = sorted(set(tensors) ^ set(wanted), key=lambda key: [int(n) for n in re.findall(r"\d+", key)])
-        raise ModelError(
+        raise AdapterError(
             f"{name} must hold {', '.join(parts)} for the odd processors 1, 3, 5 and so on without a gap; "
             f"`{odd[0] if odd else 'ip_adapter.1'}` is missing or too many. Get the file again."
         )
@@ -115,12 +115,12 @@ def _read_layers(info: AdapterInfo, tensors: Mapping[str, Tensor], name: str) ->
         fits = len(shape) == 2 and held["to_v_ip"].shape == shape
         if not fits or (info.placed and held["to_q_ip"].shape != (shape[0], shape[0] + PLACE_DIM)):
             shapes = ", ".join(f"{part} {tuple(tensor.shape)}" for part, tensor in held.items())
-            raise ModelError(
+            raise AdapterError(
                 f"{name}: layer {2 * i + 1} must hold (channels, width) matrices; it has {shapes}. Get the file again."
             )
         layer = Layer(shape[0], shape[1], placed=info.placed)
         layer.load_state_dict({f"{part}.weight": tensor for part, tensor in held.items()})
         layers.append(layer)
     if len({layer.to_k_ip.in_features for layer in layers}) > 1:
-        raise ModelError(f"{name}: all layers must take tokens of one width. Get the file again.")
+        raise AdapterError(f"{name}: all layers must take tokens of one width. Get the file again.")
     return layers

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .adapter_file import AdapterInfo
 from .dinov2 import Dinov2
-from .errors import ModelError
+from .errors import AdapterError
 from .features import grid_size, normalised
 
 FREQUENCIES: Final = 8
@@ -65,19 +65,29 @@ class LinearTokens(nn.Module):
 class PatchTokens(nn.Module):
     """Patches (B, D, gh, gw) to a token each and a last one of zeros, (B, gh * gw + 1, width).
 
-    The last `PLACE_DIM` channels are the patch's place. Who looks at the token of zeros adds nothing.
+    The last `PLACE_DIM` channels are the patch's place. Who looks at the token of zeros adds nothing. `mean` is what
+    tokens of all pictures have in common, and is taken off: a token says what is particular about its patch, so an
+    adapter cannot do for every picture alike what should have been trained into the model.
     """
+
+    mean: Tensor
 
     def __init__(self, dim: int, width: int, inner: int) -> None:
         super().__init__()
         self.proj = nn.Linear(dim, inner)
         self.proj_out = nn.Linear(inner, width - PLACE_DIM)
         self.norm = nn.LayerNorm(width - PLACE_DIM)
+        self.register_buffer("mean", torch.zeros(width - PLACE_DIM))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Tokens row by row."""
+        """Tokens row by row; in training, `mean` follows them."""
         flat = F.layer_norm(features.flatten(2).transpose(1, 2), features.shape[1:2])
         content = self.norm(self.proj_out(F.gelu(self.proj(flat))))
+        if self.training:
+            with torch.no_grad():
+                fresh = content.mean((0, 1)).float()
+                self.mean.lerp_(fresh, 0.05 if self.mean.any() else 1.0)
+        content = content - self.mean.to(content)
         places = fourier(cell_centres(*features.shape[-2:])).to(content)
         tokens = torch.cat([content, places.expand(len(content), -1, -1)], -1)
         return F.pad(tokens, (0, 0, 0, 1))
@@ -155,7 +165,7 @@ def read_projector(info: AdapterInfo, tensors: Mapping[str, Tensor], *, dim: int
         name: of the file, for messages.
 
     Raises:
-        ModelError: a tensor is missing, too many, or of a shape that does not fit the others or the metadata.
+        AdapterError: a tensor is missing, too many, or of a shape that does not fit the others or the metadata.
     """
     try:
         shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
@@ -163,7 +173,7 @@ def read_projector(info: AdapterInfo, tensors: Mapping[str, Tensor], *, dim: int
         module = _sized(info, shapes, shapes[opening][1] if dim is None else dim)
         module.load_state_dict(dict(tensors))
     except (KeyError, IndexError, RuntimeError, ValueError) as error:
-        raise ModelError(
+        raise AdapterError(
             f"{name}: image_proj is no {info.projector} projector from {dim} feature channels"
             f"{f' to {info.tokens} tokens' if info.tokens else ''}, as its metadata says: {str(error)[:300]}. Get the "
             f"file again, or train it again."

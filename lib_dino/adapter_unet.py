@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .adapter import Adapter, Injection
 from .adapter_file import CROSS_DIM
-from .errors import ModelError
+from .errors import AdapterError
 
 
 def cross_attention(unet: nn.Module) -> list[Any]:
@@ -34,23 +34,23 @@ def check_fits(adapter: Adapter, shapes: Sequence[tuple[int, int]], *, base: str
         model: what to call it in messages.
 
     Raises:
-        ModelError: it was made for another.
+        AdapterError: it was made for another.
     """
     wanted, found = adapter.channels, [channels for channels, _ in shapes]
     if adapter.info.base != base:
-        raise ModelError(
+        raise AdapterError(
             f"The adapter {adapter.name} was made for {adapter.info.base}; {model} is {base}. Load a checkpoint of "
             f"that kind, take an adapter for this one, or set adapter strength to 0."
         )
     if wanted != found:
-        raise ModelError(
+        raise AdapterError(
             f"The adapter {adapter.name} was made for a UNet with {len(wanted)} "
             f"cross-attention layers of {_short(wanted)} channels; {model} has {len(found)} of {_short(found)}. Load a "
             f"checkpoint of that base, or take an adapter for this one."
         )
     width = CROSS_DIM.get(adapter.info.base)
     if width is not None and any(context != width for _, context in shapes):
-        raise ModelError(
+        raise AdapterError(
             f"The adapter {adapter.name} says it is for {adapter.info.base}, whose text tokens are {width} wide; those "
             f"of {model} are {shapes[0][1]} wide. Load a checkpoint of that base."
         )

@@ -31,5 +31,11 @@ class ModelError(DinoError):
     """A network's files are missing, damaged or of another kind."""
 
 
+class AdapterError(ModelError):
+    """An adapter's file is missing, damaged or of another kind, or does not fit the loaded networks."""
+
+    field = "adapter"
+
+
 class Interrupted(DinoError):  # noqa: N818 - a wish, not a fault
     """The caller asked to stop before the picture was finished."""

@@ -23,7 +23,7 @@ from .bound import eight_bit
 from .conditioning import Conditioning
 from .dinov2 import Dinov2, load_dinov2
 from .embedded import EmbeddedRender
-from .errors import ModelError
+from .errors import AdapterError
 from .figures import Heat
 from .images import Picture, picture_from_pil, read_picture, write_picture
 from .infotext import infotext
@@ -176,7 +176,7 @@ def _features(source: str | None) -> Dinov2:
 def _conditioning(settings: Settings, model: Render, dino: Dinov2 | None, picture: Picture) -> Conditioning:
     assert dino is not None, "an adapter needs the feature network it was trained with"
     if not isinstance(model, EmbeddedRender):
-        raise ModelError(f"Adapters act on the embedded denoiser here, not on {model.name}: set adapter strength to 0.")
+        raise AdapterError(f"Adapters act on the embedded denoiser alone, not on {model.name}. Set its strength to 0.")
     adapter = _adapter(settings.adapter or None, dino)
     check_fits(adapter, shapes(model.unet), base="embedded", model=model.name)
     return Conditioning(

@@ -23,7 +23,7 @@ from ..adapter import Adapter, Injection
 from ..adapter_load import load_adapter
 from ..adapter_unet import check_fits
 from ..dinov2 import Dinov2
-from ..errors import ModelError
+from ..errors import AdapterError
 from .model import Model
 
 BASES: Final = {"sd1": "sd15", "sdxl": "sdxl"}
@@ -75,10 +75,10 @@ def check(adapter: Adapter, sd_model: Any, model: Model) -> None:
     """Nothing, when the loaded checkpoint can take the adapter.
 
     Raises:
-        ModelError: it has no cross-attention, or other than the adapter was made for.
+        AdapterError: it has no cross-attention, or other than the adapter was made for.
     """
     if model.family not in BASES:
-        raise ModelError(
+        raise AdapterError(
             f"Adapters need a UNet with cross-attention, SD 1.5 or SDXL; the loaded checkpoint is {model.family}, a "
             f"transformer without it. Set adapter strength to 0, or load another checkpoint."
         )
@@ -117,7 +117,7 @@ class Conditioner:
         """For A1111: `p`'s UNet looks at the injection inside the block. In the Forge family `patch` does it.
 
         Raises:
-            ModelError: nothing looked although the block was left without an error.
+            AdapterError: nothing looked although the block was left without an error.
         """
         if self.injection is None:
             yield
@@ -139,10 +139,10 @@ class Conditioner:
         """Nothing, when the UNet looked at the tokens since `installed`.
 
         Raises:
-            ModelError: it did not, as when another engine runs in its place.
+            AdapterError: it did not, as when another engine runs in its place.
         """
         if self.injection is not None and not self._calls.looked:
-            raise ModelError(
+            raise AdapterError(
                 "The adapter was not used: something else than the checkpoint's own UNet ran, such as a compiled "
                 "engine. Switch that off, or set adapter strength to 0."
             )
@@ -190,7 +190,7 @@ class _Calls:
         """A step begins: its rows are those of each tile's prompts, then unconditional ones."""
         conditional = int(params.text_cond.shape[0])
         if conditional % count:
-            raise ModelError(
+            raise AdapterError(
                 f"The adapter cannot tell {count} tiles with {conditional} prompts apart. Set tile batch size to 1."
             )
         each = conditional // count
@@ -234,7 +234,7 @@ def _replacement(inner: Any, number: int, heads: int, injection: Injection, call
         chunks = extra["cond_or_uncond"]
         count = len(q) // len(chunks)
         if count != len(injection.tokens):
-            raise ModelError(f"The adapter has tokens of {len(injection.tokens)} tiles; a call came with {count}.")
+            raise AdapterError(f"The adapter has tokens of {len(injection.tokens)} tiles; a call came with {count}.")
         calls.looked = True
         if all(chunks):
             return out

@@ -185,7 +185,7 @@ def loud(p: Any) -> Iterator[None]:
             raise
         from fastapi import HTTPException
 
-        field = "dino_model" if isinstance(error, ModelError) else getattr(error, "field", "")
+        field = getattr(error, "field", "dino_model" if isinstance(error, ModelError) else "")
         text = str(error)[:1000]
         raise HTTPException(status_code=422, detail=f"{field}: {text}" if field else text) from error
 
