@@ -30,7 +30,7 @@ TITLES: Final = {"drift": "Drift above plain enlargement", "suspicion": "How lik
 LIMITS: Final = {"drift": "bound", "suspicion": "alarm"}
 
 Array = npt.NDArray[Any]
-_OPACITY: Final = 0.8
+_OPACITY: Final = 0.7
 _DARK: Final = (16, 16, 24)
 _NOT_MEASURED: Final = "Drift was not measured in this picture."
 

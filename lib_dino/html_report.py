@@ -168,7 +168,8 @@ def _worst(source: Picture, result: Picture, report: Report) -> str:
         caption = f"{number}: drift {patch.drift:.2f}{suspicion} at x {x0}, y {y0}; enlarged source and result"
         rows.append(f"<figure><figcaption>{caption}</figcaption><div>{images}</div></figure>")
     if rows:
-        return f'<div class="pairs">{"".join(rows)}</div>'
+        calm = "" if report.alarms or report.over_bound else "<p>Nothing in this picture is over the bound.</p>"
+        return f'{calm}<div class="pairs">{"".join(rows)}</div>'
     return _NOT_MEASURED if report.drift_above is None else f"<p>{NOTHING}</p>"
 
 

@@ -99,7 +99,7 @@ class PictureJob:
         if self._reports.wanted:
             self._screen.text(f"{TITLE}: measuring drift")
             report = run.report(result, time.perf_counter() - started)
-            self._reports.add(p, Result(Picture(result), report, settings, run.heats(), Picture(source)))
+            self._reports.add(p, i, Result(Picture(result), report, settings, run.heats(), Picture(source)))
         self._pass_on(render, run.stopped)
         return result
 

@@ -41,13 +41,13 @@ class Reports:
         """Whether anything is to be measured."""
         return self.gallery or self.files
 
-    def add(self, p: Any, result: Result) -> None:
-        """Keep one picture's figures, and put its three into the text that the host saves."""
+    def add(self, p: Any, i: int, result: Result) -> None:
+        """Keep the figures of picture `i` of the iteration, and put its three into the text that the host saves."""
         self._held.append(result)
         for key, value in drift_figures(result.report).items():
-            # The host takes the entry of each picture out of a list.
+            # The host takes each picture's entry out of a list, counting anew in every iteration.
             held = p.extra_generation_params.get(key)
-            p.extra_generation_params[key] = [*(held if isinstance(held, list) else []), value]
+            p.extra_generation_params[key] = [*(held[:i] if isinstance(held, list) else []), value]
 
     def finish(self, processed: Any) -> None:
         """Add to what the host hands back what the job asked for; a picture is never lost over its report."""
