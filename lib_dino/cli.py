@@ -30,9 +30,9 @@ _GROUPS: Final = {
     "size of the result": ("scale_factor", "width", "height", "megapixels"),
     "how it is repainted": ("denoise", "steps", "seed"),
     "how it is kept to the source": ("consistency", "dino_strength", "dino_enabled", "dino_model"),
-    "what is done about drift": ("repair_tries", "max_drift"),
+    "what is done about drift": ("repair_tries", "max_drift", "allowed_drift"),
     "what the model is shown of the source": ("adapter_strength", "adapter"),
-    "tiles": ("tile_size", "overlap", "tile_batch_size"),
+    "tiles": ("skip_flat", "tile_size", "overlap", "tile_batch_size"),
 }
 _EXIT_CODES: Final = """\
 exit codes:
@@ -235,8 +235,9 @@ def _add_knob(group: Any, name: str, knob: Knob) -> None:
     flag, kind = flag_of(name), get_type_hints(Settings)[name]
     default = getattr(Settings(), name)
     if kind is bool:
-        help_text = f"Switch off: {knob.help[0].lower()}{knob.help[1:]}"
-        group.add_argument(flag, dest=name, action="store_false", default=argparse.SUPPRESS, help=help_text)
+        help_text = f"Switch off: {knob.help[0].lower()}{knob.help[1:]}" if default else knob.help
+        action = "store_false" if default else "store_true"
+        group.add_argument(flag, dest=name, action=action, default=argparse.SUPPRESS, help=help_text)
         return
     limits = "." if kind is str else f" ({knob.limit()}; default {default:g})"
     group.add_argument(

@@ -136,11 +136,14 @@ class Painter:
     def again(self, painting: Painting) -> Painting:
         """The next try after `painting`, with a denoise that the model can work with."""
         found = painting.again(guides=self._settings.guides)
+        return found if self.can(found) else dataclasses.replace(found, denoise=painting.denoise)
+
+    def can(self, painting: Painting) -> bool:
+        """Whether the model can work with so little denoise."""
         try:
-            self._model.calls(found.denoise, self._settings.steps)
+            return self._model.calls(painting.denoise, self._settings.steps) > 0
         except SettingsError:
-            return dataclasses.replace(found, denoise=painting.denoise)
-        return found
+            return False
 
     def operators(self, tile: Tile) -> TileOperators:
         """D and U of a tile."""

@@ -18,8 +18,8 @@ def psnr(image: Tensor, reference: Tensor) -> float:
     return math.inf if error == 0 else -10 * math.log10(error)
 
 
-def detail_energy(image: Tensor) -> float:
-    """Mean squared high-frequency part (what a Gaussian of 1.5 px takes away) of the luma of (B, 3, H, W)."""
+def high_frequencies(image: Tensor) -> Tensor:
+    """The luma of (B, 3, H, W) less its Gaussian blur of 1.5 px, (B, 1, H, W), float32."""
     luma = (image.float() * image.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
     radius = math.ceil(3 * DETAIL_SIGMA_PX)
     x = torch.arange(-radius, radius + 1, device=image.device)
@@ -27,7 +27,12 @@ def detail_energy(image: Tensor) -> float:
     kernel = (kernel / kernel.sum()).view(1, 1, -1)
     padded = F.pad(luma, (radius, radius, radius, radius), mode="replicate")
     smooth = F.conv2d(F.conv2d(padded, kernel[..., None]), kernel[..., None, :])
-    return float((luma - smooth).square().mean())
+    return luma - smooth
+
+
+def detail_energy(image: Tensor) -> float:
+    """Mean squared `high_frequencies` of (B, 3, H, W)."""
+    return float(high_frequencies(image).square().mean())
 
 
 def detail_ratio(image: Tensor, reference: Tensor) -> float:

@@ -14,6 +14,7 @@ from .blend import Canvas
 from .bound import Held, bound_note, eight_bit, hold
 from .calibration import load_calibration
 from .consistency import back_project, dead_zone, source_noise
+from .dial import Choice, choose, probes, ways
 from .dinov2 import Dinov2
 from .drift import TileDrift, Yardstick
 from .figures import Heat, bound_kind, heats, tile_figures
@@ -24,6 +25,7 @@ from .repair import Judged, Trial, judged, repair
 from .report import Report, TileReport
 from .resample import resize, tile_operators
 from .settings import Settings
+from .skipping import busiest, is_flat
 from .tiles import Tile, TilePlan, padded_size, plan_tiles
 
 __all__ = ["Progress", "Render", "Run", "TileCorrect"]
@@ -70,6 +72,7 @@ class Run:
     found: dict[Tile, TileDrift] = field(default_factory=dict)
     _records: dict[Tile, TileReport] = field(default_factory=dict)
     _held: Held | None = None
+    _choice: Choice | None = None
     _call: int = 0
     _extra: int = 0
     _finished: int = 0
@@ -92,12 +95,15 @@ class Run:
         self._wanted: Sequence[Tile] = (
             self.plan if mask is None else [t for t in self.plan if bool(mask[..., t.rows, t.cols].any())]
         )
+        self._inside = self._wanted
         self._calls = model.calls(settings.denoise, settings.steps)
         needed = settings.needs_features or self.measure
         assert self.dino is not None or not needed, "features are asked for, but no network"
         self.yardstick = None if self.dino is None else Yardstick(
             self.dino, self.source, plain=self._plain, calibration=load_calibration(self.dino)
         )
+        if settings.skip_flat and self._calls:
+            self._wanted = [tile for tile in self._inside if not self._flat(tile)]
 
     @property
     def calls(self) -> int:
@@ -153,6 +159,11 @@ class Run:
             yield "Stopped before the last tile; the rest is the enlarged source."
         if self._redone:
             yield f"Redone because they drifted too far: {_tiles(self._redone)}."
+        if skipped := len(self._inside) - len(self._wanted):
+            yield f"Left alone because nothing in them wants repainting: {_tiles(skipped)}."
+        if self._choice is not None:
+            achieved = max((float(drift.patches.max()) for drift in self.found.values()), default=None)
+            yield self._choice.note(self.settings.allowed_drift, achieved)
         if self._held is not None:
             yield bound_note(self._held, self.settings.max_drift)
         if self.measure and self.yardstick is not None and not self.yardstick.thresholds.measured:
@@ -170,6 +181,13 @@ class Run:
             yardstick=self.yardstick, dead_zone=self._dead_zone,
         )  # fmt: skip
         first = Painting(0, settings.seed, settings.denoise, settings.dino_strength, settings.consistency)
+        if settings.allowed_drift and self._wanted:
+            self._choice = self._dialled(painter, first)
+            if self._choice is None:
+                self.stopped = True
+                return
+            first = self._choice.painting
+            self._calls = self.model.calls(first.denoise, settings.steps)
         for tiles in self._batches():
             painted = self._painted(painter, tiles, first)
             if painted is None:
@@ -184,7 +202,10 @@ class Run:
             if self.stopped:
                 return
 
-    def _painted(self, painter: Painter, tiles: Sequence[Tile], painting: Painting) -> list[Painted] | None:
+    def _painted(
+        self, painter: Painter, tiles: Sequence[Tile], painting: Painting, *, counts: bool = True
+    ) -> list[Painted] | None:
+        """`tiles` painted and written down; they count as finished unless they are only tried or redone."""
         if self.starting:
             self.starting(tiles)
         left = self.model.calls(painting.denoise, self.settings.steps)
@@ -192,7 +213,7 @@ class Run:
         def called() -> None:
             nonlocal left
             left -= 1
-            self._called(0 if painting.number else len(tiles) * (left <= 0))
+            self._called(len(tiles) if left <= 0 and counts else 0)
 
         with self._conditioned(tiles):
             painted = painter.paint(tiles, painting, called)
@@ -217,7 +238,7 @@ class Run:
         def paint(tiles: list[Tile], painting: Painting) -> list[Judged] | None:
             self._extra += self.model.calls(painting.denoise, self.settings.steps)
             self._redone += sum(trials[tile].tries == 0 for tile in tiles)
-            redone = self._painted(painter, tiles, painting)
+            redone = self._painted(painter, tiles, painting, counts=False)
             return None if redone is None else [self._judged(painter, each) for each in redone]
 
         self.stopped = repair(
@@ -232,6 +253,30 @@ class Run:
             )  # fmt: skip
         # A first painting goes on as it came, so that looking at it changes nothing.
         return [first if (best := trials[first.tile].best.painted).painting.number == 0 else best for first in painted]
+
+    def _dialled(self, painter: Painter, first: Painting) -> Choice | None:
+        """How to paint so that a few tiles stay within the allowed drift; None when the user asked to stop."""
+        tiles = probes(self._wanted, lambda tile: busiest(painter.operators(tile).crop(self.source)))
+
+        def worst(painting: Painting) -> float | None:
+            drifts = []
+            for tile in tiles:
+                self._extra += self.model.calls(painting.denoise, self.settings.steps)
+                painted = self._painted(painter, [tile], painting, counts=False)
+                if painted is None:
+                    return None
+                drifts.append(self._judged(painter, painted[0]).drift)
+            return max((float(drift.patches.max()) for drift in drifts if drift is not None), default=0.0)
+
+        usable = [p for p in ways(first, guides=self.settings.guides) if painter.can(p)]
+        return choose(usable, worst, allowed=self.settings.allowed_drift)
+
+    def _flat(self, tile: Tile) -> bool:
+        operators = tile_operators(_size(self.source), self.target_size, tile.rows, tile.cols)
+        if not operators.knows_something or self.yardstick is None:
+            return False
+        region = operators.crop(self.source)
+        return is_flat(region, self.yardstick.extract(region))
 
     def _judged(self, painter: Painter, painted: Painted) -> Judged:
         operators, yardstick = painter.operators(painted.tile), self.yardstick
@@ -248,7 +293,7 @@ class Run:
             self._plain, self.source, strength=self.settings.consistency, dead_zone=self._dead_zone
         )
         self._held = hold(
-            done, consistent, list(self._wanted), bound=self.settings.max_drift, scale=scale, measure=self.drift,
+            done, consistent, list(self._inside), bound=self.settings.max_drift, scale=scale, measure=self.drift,
             saved=self.saved, mask=self.mask, last=self._plain,
         )  # fmt: skip
         return self._held.image
@@ -281,7 +326,8 @@ class Run:
         return self._records[tile].seconds if tile in self._records else 0.0
 
     def _tile_report(self, tile: Tile, image: Tensor) -> TileReport:
-        done = self._records.get(tile) or TileReport(self._box(tile), 0.0)
+        skipped = tile in self._inside and tile not in self._wanted
+        done = self._records.get(tile) or TileReport(self._box(tile), 0.0, skipped=skipped)
         if self._held is not None:
             before = self._held.before.get(tile)
             first = done.drift_first if before is None or done.drift_first is not None else before.mean

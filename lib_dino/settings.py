@@ -149,6 +149,16 @@ class Settings:
         "How strongly the adapter's image tokens condition the model; 0 is bitwise off.",
         low=0.0, high=1.0, step=0.05,
     )
+    skip_flat: bool = _knob(
+        False, "Skip flat tiles", "DINO skip flat",
+        "Leave tiles alone in which the source is flat, such as a clear sky: faster, and nothing is made up there.",
+    )
+    allowed_drift: float = _knob(
+        0.0, "Allowed drift", "DINO allowed drift",
+        "Let a few probe tiles lower the denoise and raise the guidance until their drift is within this; 0 takes "
+        "both as given.",
+        low=0.01, high=1.0, step=0.01, unset=0,
+    )
 
     def __post_init__(self) -> None:
         types = get_type_hints(type(self))
@@ -217,7 +227,8 @@ class Settings:
     @property
     def needs_features(self) -> bool:
         """Whether a run with these settings asks for the feature network."""
-        return self.guides or self.repair_tries > 0 or self.max_drift > 0
+        asks = self.repair_tries > 0 or self.max_drift > 0 or self.allowed_drift > 0 or self.skip_flat
+        return self.guides or asks
 
     def replace(self, **changes: Any) -> Settings:
         """A copy with `changes`, checked again; unknown names are refused."""

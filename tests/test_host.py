@@ -371,6 +371,33 @@ def test_other_scripts_act_on_the_picture_or_on_each_tile_and_never_on_both(host
     assert Detailer.sizes == [(96, 80)]
 
 
+def test_tiles_without_the_subject_get_the_neutral_prompt_and_keep_the_extra_networks(host, monkeypatch):
+    # A thing in the upper left of a plain picture; what the network sees is its colour.
+    thing = Image.new("RGB", (64, 48), (90, 120, 200))
+    thing.paste((220, 40, 30), (4, 4, 22, 22))
+    monkeypatch.setattr(
+        "lib_dino.drift.feature_grid",
+        lambda dino, image, **_: torch.nn.functional.interpolate(image, size=(12, 16), mode="area") - 0.4,
+    )
+    settings = {"dino_enabled": False, "tile_batch_size": 2, "subject_prompt": "sharp photo"}
+    made, _ = dropdown(host, thing, settings, prompt="a fox <lora:fur:1>")
+    prompts = [text for texts, *_ in host.encoded for text in texts]
+    assert set(prompts) == {"a fox <lora:fur:1>", "sharp photo <lora:fur:1>"}
+    assert prompts[0] == "a fox <lora:fur:1>" and prompts[-1] == "sharp photo <lora:fur:1>"
+    assert made.images[0].info["parameters"]["DINO subject prompt"] == "sharp photo"
+
+    host.encoded.clear()
+    dropdown(host, thing, {"dino_enabled": False}, prompt="a fox")
+    assert {text for texts, *_ in host.encoded for text in texts} == {"a fox"}
+
+
+def test_a_redone_tile_counts_as_one_more_job_of_the_host(host, source, monkeypatch):
+    monkeypatch.setattr("lib_dino.run.Run.bound", property(lambda self: 1e-6))
+    dropdown(host, source, {"repair_tries": 1, "consistency": 0.0})
+    state = host.shared.state
+    assert state.job_no == state.job_count
+
+
 def test_pictures_of_different_sizes_are_refused(host, source):
     p = generation(host, init_images=[source, source.resize((20, 20))], batch_size=2)
     with pytest.raises(Exception, match="init_images"):

@@ -131,6 +131,8 @@ def test_names_order_defaults_and_saved_keys_are_pinned():
         ("max_drift", "DINO max drift", 0.0),
         ("adapter", "DINO adapter", ""),
         ("adapter_strength", "DINO adapter strength", 0.0),
+        ("skip_flat", "DINO skip flat", False),
+        ("allowed_drift", "DINO allowed drift", 0.0),
     ]
 
 

@@ -40,6 +40,11 @@ HOST_KNOBS: Final[dict[str, Knob]] = {
         "Save drift report", "DINO drift report",
         "Measures drift, and writes its figures and a page to look at beside the saved picture.",
     ),
+    "subject_prompt": Knob(
+        "Prompt away from the subject", "DINO subject prompt",
+        "For tiles that do not show the picture's subject, such as 'sharp photo, fine detail'; empty gives every tile "
+        "the picture's prompt.", unset="",
+    ),
 }
 """Settings that only a WebUI has, declared like the core's."""
 
@@ -47,14 +52,17 @@ FIELDS: Final[tuple[str, ...]] = (
     "enabled", "scale_factor", "width", "height", "upscaler", "denoise", "steps", "sampler_name", "scheduler",
     "tile_size", "overlap", "tile_batch_size", "dino_enabled", "dino_strength", "dino_model", "consistency",
     "preset", "seed", "megapixels", "repair_tries", "max_drift",
-    "adapter", "adapter_strength", "drift_map", "save_report",
+    "adapter", "adapter_strength", "drift_map", "save_report", "skip_flat", "allowed_drift", "subject_prompt",
 )  # fmt: skip
 """The order of the arguments; grows at its end only."""
 
 _TEXT_DEFAULTS: Final = {
     "upscaler": NO_UPSCALER, "sampler_name": SAME_SAMPLER, "scheduler": SAME_SCHEDULER, "preset": NO_PRESET,
     "dino_model": DEFAULT_MODEL, "adapter": NO_ADAPTER,
+    "subject_prompt": "",
 }  # fmt: skip
+
+_LONGEST: Final = 10_000
 
 _FLAGS: Final = ("enabled", "drift_map", "save_report")
 
@@ -77,6 +85,7 @@ class Job:
         settings: the core's settings; a seed of -1 is the host's to draw.
         upscaler: name of the host's upscaler.
         sampler_name, scheduler: names as the host has them; None keeps the request's own.
+        subject_prompt: for tiles without the picture's subject; empty gives all the picture's prompt.
         drift_map, save_report: measure drift, to show it in the gallery and to save it beside the picture.
     """
 
@@ -87,6 +96,7 @@ class Job:
     scheduler: str | None = None
     drift_map: bool = False
     save_report: bool = False
+    subject_prompt: str = ""
 
     @property
     def preset(self) -> str:
@@ -97,8 +107,8 @@ class Job:
     def to_infotext(self) -> dict[str, str]:
         """Saved keys and values; the seed is left out, for the host saves it picture by picture."""
         values = dataclasses.replace(self.settings, seed=-1).to_infotext()
-        for name in ("upscaler", "sampler_name", "scheduler", "preset"):
-            if (value := getattr(self, name)) not in (None, NO_PRESET):
+        for name in ("upscaler", "sampler_name", "scheduler", "preset", "subject_prompt"):
+            if (value := getattr(self, name)) not in (None, NO_PRESET, ""):
                 values[HOST_KNOBS[name].key] = value
         for name in ("drift_map", "save_report"):
             if getattr(self, name):
@@ -163,6 +173,7 @@ def parse(
         scheduler=_other(_text(values, "scheduler", [SAME_SCHEDULER, *choices.get("scheduler", ())])),
         drift_map=_flag(values, "drift_map"),
         save_report=_flag(values, "save_report"),
+        subject_prompt=_free_text(values, "subject_prompt"),
     )
 
 
@@ -244,6 +255,16 @@ def _text(values: Mapping[str, Any], name: str, allowed: Sequence[str]) -> str:
             field=name, value=value, limit=" | ".join(allowed),
         )  # fmt: skip
     return found[0]
+
+
+def _free_text(values: Mapping[str, Any], name: str) -> str:
+    value = values.get(name) or ""
+    if not isinstance(value, str) or len(value) > _LONGEST:
+        raise SettingsError(
+            f"{HOST_KNOBS[name].label} ({name}) must be text of at most {_LONGEST} characters: got {_short(value)}.",
+            field=name, value=value, limit=f"text of at most {_LONGEST} characters",
+        )  # fmt: skip
+    return value.strip()
 
 
 def _other(name: str) -> str | None:

@@ -108,6 +108,8 @@ def _faithful_section(widgets: dict[str, Any], make: Callable[..., Any]) -> None
     with gr.Row():
         widgets["repair_tries"] = make("repair_tries")
         widgets["max_drift"] = make("max_drift")
+        widgets["allowed_drift"] = make("allowed_drift")
+    widgets["subject_prompt"] = make("subject_prompt")
     with gr.Row():
         widgets["adapter"] = make("adapter", choices=adapter_files.names())
         widgets["adapter_strength"] = make("adapter_strength")
@@ -122,7 +124,7 @@ def _report_section(widgets: dict[str, Any], make: Callable[..., Any]) -> None:
 
 
 def _tile_section(widgets: dict[str, Any], make: Callable[..., Any]) -> None:
-    for name in ("tile_size", "overlap", "tile_batch_size"):
+    for name in ("tile_size", "overlap", "tile_batch_size", "skip_flat"):
         widgets[name] = make(name)
     widgets["seed"] = make("seed", visible=False)
 
@@ -152,6 +154,8 @@ def _bare_widget(name: str, *, element_id: Callable[[str], str], choices: list[s
         return gr.Dropdown(choices=choices, allow_custom_value=name in ("dino_model", "adapter"), **common)
     if isinstance(value, bool):
         return gr.Checkbox(**common)
+    if isinstance(value, str):
+        return gr.Textbox(**common)
     if name in ("width", "height", "megapixels", "seed"):
         number = gr.Number(precision=2 if name == "megapixels" else 0, **common)
         # Read by the API's list of arguments.

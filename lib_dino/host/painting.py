@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import functools
+import re
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from torch import Tensor
 
@@ -18,6 +19,8 @@ from ..images import Picture
 from ..pipeline import Result
 from ..run import Progress, Run
 from ..settings import MAX_SEED
+from ..subject import Subject
+from ..tiles import Tile
 from . import adapter_files, adapters, pictures, screen, weights
 from .args import NO_UPSCALER, TITLE, Job
 from .hooks import Hooks
@@ -25,6 +28,16 @@ from .latent import TinyCodec, tiny_autoencoder
 from .model import model_facts
 from .render import HostRender
 from .reports import Reports
+
+_EXTRA_NETWORKS: Final = re.compile(r"<\w+:[^>]+>")
+"""As the hosts find them in prompts."""
+
+
+def prompt_for(subject: Subject, prompt: str, neutral: str, tile: Tile) -> str:
+    """The prompt of one tile; a neutral one keeps the extra networks of the picture's."""
+    if subject.shown(tile):
+        return prompt
+    return " ".join([neutral, *_EXTRA_NETWORKS.findall(prompt)])
 
 
 class PictureJob:
@@ -78,7 +91,8 @@ class PictureJob:
         if job.settings.seed >= 0 and not hasattr(p, "init_images"):
             seed = job.settings.seed + p.iteration * p.batch_size + i
         settings = job.settings.replace(seed=seed % (MAX_SEED + 1))
-        render = self._render(p.iteration * p.batch_size + i, settings.seed)
+        number = p.iteration * p.batch_size + i
+        render = self._render(number, settings.seed)
         if render.one_by_one:
             settings = settings.replace(tile_batch_size=1)
         if job.upscaler != NO_UPSCALER:
@@ -86,13 +100,17 @@ class PictureJob:
         run = Run(
             source, size, settings, render, self._dino, enlarged=pictures.enlarged(source, size, job.upscaler),
             progress=self._told, preview=self._screen.show, mask=pictures.mask_of(p, size),
-            starting=lambda tiles: render.starting(tiles, run.plan.size), condition=self._condition(source, render),
+            starting=lambda tiles: self._starting(render, tiles, run), condition=self._condition(source, render),
             measure=self._reports.wanted,
         )  # fmt: skip
         started = time.perf_counter()
+        self._planned, self._per_tile = 0, render.calls(settings.denoise, settings.steps)
         if run.calls:
-            per_tile = render.calls(settings.denoise, settings.steps)
-            self._screen.plan(run.calls // per_tile, per_tile)
+            self._planned = run.calls // self._per_tile
+            self._screen.plan(self._planned, self._per_tile)
+        if job.subject_prompt and run.yardstick is not None:
+            shown = Subject(run.yardstick.extract(source), size)
+            render.prompt_of = functools.partial(prompt_for, shown, p.all_prompts[number], job.subject_prompt)
         self._screen.show(run.base, always=True)
         result = run.render()
         self._screen.show(result, always=True)
@@ -102,6 +120,13 @@ class PictureJob:
             self._reports.add(p, i, Result(Picture(result), report, settings, run.heats(), Picture(source)))
         self._pass_on(render, run.stopped)
         return result
+
+    def _starting(self, render: HostRender, tiles: Sequence[Tile], run: Run) -> None:
+        """Tiles come next: those that are tried or redone were not in the plan of the bar."""
+        render.starting(tiles, run.plan.size)
+        self._planned -= 1
+        if self._planned < 0:
+            self._screen.more(self._per_tile)
 
     def _render(self, n: int, seed: int) -> HostRender:
         p = self._p

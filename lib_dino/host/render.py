@@ -70,6 +70,7 @@ class HostRender:
         self._controlnet = others.ControlNet(scripts, self._template.script_args_value)
         self._tiles: Sequence[Tile] = ()
         self._canvas = (0, 0)
+        self.prompt_of: Callable[[Tile], str] | None = None
         self.extra: dict[str, Any] = {}
         self.comments: dict[str, Any] = {}
 
@@ -133,6 +134,8 @@ class HostRender:
         q.batch_size, q.n_iter = len(tiles), 1
         q.seed, q.subseed = [self._seed] * len(tiles), [0] * len(tiles)
         q.denoising_strength, q.steps = denoise, steps
+        if self.prompt_of is not None and len(self._tiles) == len(tiles):
+            q.prompt = [self.prompt_of(tile) for tile in self._tiles]
         q.extra_generation_params = {INFOTEXT_KEY: "tile"}
         q.override_settings, q.comments = dict(self._template.override_settings), {}
         for name in ("latents_after_sampling", "pixels_after_sampling", "extra_result_images"):

@@ -61,6 +61,13 @@ class Screen:
         shared.state.job_count = max(shared.state.job_count, 0) + batches * self._pictures
         shared.total_tqdm.updateTotal(shared.state.job_count * steps)
 
+    def more(self, steps: int) -> None:
+        """One more nested call than was planned."""
+        from modules import shared
+
+        shared.state.job_count += 1
+        shared.total_tqdm.updateTotal(shared.state.job_count * steps)
+
     def text(self, line: str) -> None:
         """One line under the bar."""
         from modules import shared

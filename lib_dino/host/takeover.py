@@ -53,7 +53,8 @@ class Takeover:
         p, job = self._p, self._job
         settings = job.settings
         model_name = weights.chosen(settings.dino_model)
-        if settings.needs_features or (settings.adapter and settings.conditions) or self._reports.wanted:
+        adapted = settings.adapter and settings.conditions
+        if settings.needs_features or job.subject_prompt or adapted or self._reports.wanted:
             self._dino = weights.load(model_name)
         saved = {**job.to_infotext(), **self._keys}
         if model_name != BUILT_IN_MODEL or settings.dino_model:

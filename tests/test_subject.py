@@ -1,0 +1,41 @@
+import pytest
+import torch
+
+from lib_dino.subject import Subject, subject_map
+from lib_dino.tiles import Tile
+
+
+@pytest.fixture
+def grid(generator):
+    """Features of a thing in the middle left of a 12 x 16 grid, and of what is around it."""
+    thing, around = torch.randn(2, 8, generator=generator)
+    out = around[:, None, None].expand(8, 12, 16).clone()
+    out[:, 4:8, 3:8] = thing[:, None, None]
+    return (out + 0.05 * torch.randn(out.shape, generator=generator))[None]
+
+
+def test_the_subject_is_what_stands_out_from_the_borders(grid):
+    expected = torch.zeros(12, 16)
+    expected[4:8, 3:8] = 1
+    assert torch.equal(subject_map(grid), expected)
+    assert torch.equal(subject_map(-grid), expected)
+
+
+def test_it_does_not_matter_how_the_picture_is_turned(grid):
+    assert torch.equal(subject_map(grid.flip(-1)), subject_map(grid).flip(-1))
+    assert torch.equal(subject_map(grid.transpose(-1, -2)), subject_map(grid).T)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (2, 2), (8, 12)])
+def test_where_nothing_stands_out_everything_is_the_subject(shape, generator):
+    noise = torch.randn(1, 64, *shape, generator=generator)
+    assert subject_map(noise).min() == 1
+
+
+def test_a_tile_shows_the_subject_by_its_share_of_it(grid):
+    subject = Subject(grid, (120, 160))
+    assert subject.share(Tile(40, 30, 80, 80)) == pytest.approx(1, abs=0.05)
+    assert subject.share(Tile(0, 0, 120, 160)) == pytest.approx(20 / 192, abs=0.01)
+    assert subject.share(Tile(0, 100, 120, 168)) == 0  # reaches beyond the picture
+    assert subject.shown(Tile(0, 0, 64, 64))
+    assert not subject.shown(Tile(0, 96, 64, 160))
