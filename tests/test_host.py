@@ -461,3 +461,32 @@ def test_a_report_that_cannot_be_written_costs_no_picture(host, source, monkeypa
     processed, _ = dropdown(host, source, {"save_report": True})
     assert len(processed.images) == 1
     assert "the disk is full" in caplog.text
+
+
+class NestedDetailer(Script):
+    """Repaints a finished picture by a generation of its own, with all of the tab's scripts and arguments."""
+
+    args_from = args_to = 20
+    filename = "detailer"
+
+    def __init__(self, host):
+        self.host, self.sizes = host, []
+
+    def title(self):
+        return "NestedDetailer"
+
+    def postprocess_image(self, p, pp, *args):
+        q = generation(self.host, scripts=[AlwaysOn()], args=[SMALL], init_images=[pp.image], width=64, height=64)
+        self.sizes.append(self.host.process_images(q).images[0].size)
+
+
+@pytest.mark.parametrize("way", ["dropdown", "always on"])
+def test_a_generation_in_the_middle_of_an_upscaling_is_not_upscaled(host, source, way):
+    detailer = NestedDetailer(host)
+    if way == "dropdown":
+        dropdown(host, source, {}, scripts=[detailer])
+    else:
+        host.process_images(generation(host, scripts=[AlwaysOn(), detailer], args=[SMALL], init_images=[source]))
+    assert detailer.sizes == [(64, 64)]
+    again = host.process_images(generation(host, scripts=[AlwaysOn()], args=[SMALL], init_images=[source]))
+    assert again.images[0].size == (96, 80)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -39,7 +40,11 @@ def run_as_script(p: Any, script: Any, args: Sequence[Any], *, own: Sequence[typ
         # The key brings the script back when the picture's text is pasted.
         takeover = Takeover(q, job, own=own, keys={"Script": TITLE})
         takeover.install()
-        processed = processing.process_images(q)
+        _begin(q)
+        try:
+            processed = processing.process_images(q)
+        finally:
+            takeover.restore()
         takeover.finish(processed)
         return processed
 
@@ -50,13 +55,37 @@ def take_over(p: Any, args: Sequence[Any], *, own: Sequence[type]) -> None:
     Hosts swallow what hooks raise; an error is therefore raised again where the generation starts.
     """
     give_back(p)
+    if _nested(p):
+        return
     try:
         with loud(p):
             job = job_of(p, args, enabled=False)
             if job.enabled:
                 Takeover(p, job, own=own, keys={}).install()
+                _begin(p)
     except Exception as error:
         _fail_later(p, error)
+
+
+_under_way: list[tuple[Any, Any]] = []
+"""The generation that is being upscaled and the host's job it belongs to, or nothing."""
+
+
+def _begin(p: Any) -> None:
+    from modules import shared
+
+    _under_way[:] = [(weakref.ref(p), getattr(shared.state, "time_start", None))]
+
+
+def _nested(p: Any) -> bool:
+    """Whether `p` is generated in the middle of an upscaling, as ADetailer does with faces."""
+    from modules import shared
+
+    for outer, job in _under_way:
+        # An upscaling that broke off leaves its entry behind, but the next job of the host has its own start.
+        if job == getattr(shared.state, "time_start", None) and (held := outer()) is not None:
+            return held is not p and MARK in held.__dict__
+    return False
 
 
 def give_back(p: Any, processed: Any = None) -> None:

@@ -60,7 +60,7 @@ def check_request(p: Any) -> None:
         value = getattr(p, name, None)
         if not holds(value):
             raise SettingsError(
-                f"{name} must be {limit}: got {repr(value)[:100]}.", field=name, value=value, limit=limit
+                f"It must be {limit}: got {repr(value)[:100]}.", field=name, value=value, limit=limit
             )
     _check_overrides(p.override_settings or {})
 
@@ -73,6 +73,6 @@ def _check_overrides(overrides: dict[str, Any]) -> None:
     for name in overrides:
         if name not in known and not name.startswith("forge_"):
             raise SettingsError(
-                f"override_settings: the WebUI has no setting {name[:100]!r}. Leave it out, or see its settings page.",
+                f"The WebUI has no setting {name[:100]!r}. Leave it out, or see its settings page.",
                 field="override_settings", value=name, limit="settings of the WebUI",
             )  # fmt: skip

@@ -31,12 +31,9 @@ class Probe:
         """What its scripts wrote down since the last time."""
         return self._host.call("/host-probe/seen").body
 
-    def start_clock(self):
-        assert self._host.call("/host-probe/clock", {}).status == 200
-
-    def clock(self):
-        """(calls, wall seconds, seconds of the thread's own work) by name."""
-        return self._host.call("/host-probe/clock").body
+    def weights(self):
+        """The norm of a layer of the UNet at every model call since the last time."""
+        return self._host.call("/host-probe/weights").body
 
 
 @pytest.fixture(scope="session")

@@ -9,12 +9,9 @@ from typing import Any
 
 from client import SMALL, TITLE, encoded, picture
 
+from lib_dino.host.args import FIELDS
+
 COUNT = 200
-FIELDS = (
-    "enabled", "scale_factor", "width", "height", "upscaler", "denoise", "steps", "sampler_name", "scheduler",
-    "tile_size", "overlap", "tile_batch_size", "dino_enabled", "dino_strength", "dino_model", "consistency",
-    "preset", "seed", "megapixels",
-)  # fmt: skip
 WRONG: tuple[Any, ...] = (
     None, True, False, 0, 1, -1, 3, 0.5, 1.5, -0.0, 1e-300, 1e308, -1e308, float("nan"), float("inf"), -float("inf"),
     2**31, 2**63, 2**64, 10**400, -(10**40), "", " ", "0.5", "None", "nan", "\u0000", "\u202e\u00fc\u4e2d\U0001f995",

@@ -7,12 +7,7 @@ import pytest
 from client import SMALL, TITLE, encoded, picture
 from PIL import Image, ImageChops, ImageStat
 
-FIELDS = [
-    "enabled", "scale_factor", "width", "height", "upscaler", "denoise", "steps", "sampler_name", "scheduler",
-    "tile_size", "overlap", "tile_batch_size", "dino_enabled", "dino_strength", "dino_model", "consistency",
-    "preset", "seed", "megapixels", "repair_tries", "max_drift",
-    "adapter", "adapter_strength",
-]  # fmt: skip
+from lib_dino.host.args import FIELDS
 
 
 def positional(**named):

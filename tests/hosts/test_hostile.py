@@ -4,12 +4,17 @@ import json
 import time
 
 import pytest
-from hostile import COUNT, FIELDS, calls
+from hostile import COUNT, calls
+
+from lib_dino.host.args import FIELDS
 
 TABLE = calls()
 SECONDS = 120
 """A call that takes longer counts as hanging; the slowest honest one takes a few seconds on a CPU."""
-NAMES = (*FIELDS, "script_args", "init_images", "alwayson_scripts", "args", "batch_size", "n_iter", "prompt")
+NAMES = (
+    *FIELDS, "script_args", "init_images", "alwayson_scripts", "args", "batch_size", "n_iter", "prompt", "cfg_scale",
+    "eta", "subseed", "override_settings",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,8 @@ Linked into a host's `extensions` folder beside DINO Upscale it answers
 
 - `GET /host-probe/held`: callbacks, replaced functions and modules of DINO Upscale that the host holds right now;
 - `POST /host-probe/clock` starts the clocks, `GET /host-probe/clock` reads them;
-- `GET /host-probe/seen`: what the stand-in for ControlNet was given, call by call, since it was last asked.
+- `GET /host-probe/seen`: what its scripts wrote down since it was last asked;
+- `GET /host-probe/weights`: the norm of one of the UNet's layers at every model call since it was last asked.
 
 It brings two always-on scripts. "Probe detailer" paints over a finished picture by a nested generation with a
 filtered runner, as ADetailer does. "ControlNet", only where the host has none, writes down what each of its calls
@@ -21,6 +22,7 @@ from typing import Any
 
 import gradio as gr
 import modules.scripts as scripts
+import torch
 from modules import processing, script_callbacks, shared
 
 try:
@@ -74,17 +76,14 @@ class Clocks:
         self.seconds = {}
         model = shared.sd_model
         parts = getattr(model, "forge_objects", None)
-        network = parts.unet.model.diffusion_model if parts else model.model.diffusion_model
         autoencoder = parts.vae.first_stage_model if parts else model.first_stage_model
-        self.replace(network, "forward", "unet")
+        self.replace(network(), "forward", "unet")
         self.replace(autoencoder, "encode", "vae")
         self.replace(autoencoder, "decode", "vae")
         self.replace(model, "get_learned_conditioning", "text")
         self.replace(processing, "process_images", "total", outermost=True)
         self.replace(scripts.ScriptRunner, "run", "total", outermost=True)
         if features := sys.modules.get("lib_dino.dinov2"):
-            import torch
-
             self.replace(features.Dinov2, "layer_tokens", "dino")
             self.replace(torch.autograd, "grad", "dino")
 
@@ -95,6 +94,23 @@ class Clocks:
 
 CLOCKS = Clocks()
 SEEN: list[Any] = []
+WEIGHTS: list[float] = []
+
+
+def network() -> Any:
+    """The UNet that is loaded."""
+    parts = getattr(shared.sd_model, "forge_objects", None)
+    return parts.unet.model.diffusion_model if parts else shared.sd_model.model.diffusion_model
+
+
+def weigh(_: Any) -> None:
+    """Note a layer that a LoRA changes, as it stands at this model call."""
+    with torch.no_grad():
+        WEIGHTS.append(float(network().middle_block[1].transformer_blocks[0].attn2.to_v.weight.float().norm()))
+    del WEIGHTS[:-1000]
+
+
+script_callbacks.on_cfg_after_cfg(weigh)
 
 
 def held() -> dict[str, Any]:
@@ -129,6 +145,11 @@ def routes(_: Any, app: Any) -> None:
     app.add_api_route("/host-probe/clock", start_clock, methods=["POST"])
     app.add_api_route("/host-probe/clock", read_clock, methods=["GET"])
     app.add_api_route("/host-probe/held", held, methods=["GET"])
+    def weights() -> list[float]:
+        found, WEIGHTS[:] = list(WEIGHTS), []
+        return found
+
+    app.add_api_route("/host-probe/weights", weights, methods=["GET"])
     app.add_api_route("/host-probe/seen", seen, methods=["GET"])
 
 
