@@ -416,23 +416,25 @@ def always_on(host, source, settings, **values):
 
 @pytest.mark.parametrize("way", [lambda *a, **k: dropdown(*a, **k)[0], always_on])
 def test_a_drift_map_and_the_worst_places_join_the_gallery_when_asked_for(host, source, way):
-    plain = way(host, source, {"consistency": 0.0}, denoising_strength=0.9)
-    shown = way(host, source, {"consistency": 0.0, "drift_map": True}, denoising_strength=0.9)
+    settings = {"consistency": 0.0, "dino_enabled": False}
+    plain = way(host, source, settings, denoising_strength=0.9)
+    shown = way(host, source, {**settings, "drift_map": True}, denoising_strength=0.9)
     assert len(plain.images) == 1
-    assert [image.info.get("dino_upscale") for image in shown.images] == [None, "map", "worst"]
+    assert shown.infotexts == ["text 0", "text 0, DINO picture: drift map", "text 0, DINO picture: worst places"]
+    assert [image.info["parameters"] for image in shown.images[1:]] == shown.infotexts[1:]
     assert shown.images[0].tobytes() == plain.images[0].tobytes()
-    assert shown.infotexts == ["text 0"] * 3
     assert host.callbacks.swallowed == []
 
 
 def test_the_three_figures_are_in_each_pictures_text(host, source):
-    processed, _ = dropdown(host, source, {"consistency": 0.0, "drift_map": True}, batch_size=2, n_iter=2)
+    settings = {"consistency": 0.0, "dino_enabled": False, "drift_map": True}
+    processed, _ = dropdown(host, source, settings, batch_size=2, n_iter=2, steps=2)
     texts = [image.info["parameters"] for image in processed.images[:4]]
     assert texts[0]["DINO drift map"] == "True"
     # The host takes the entry of the picture's place in its own iteration.
     figures = [tuple(float(text[key][n % 2]) for key in DRIFT_KEYS) for n, text in enumerate(texts)]
     assert len(set(figures)) == 4 and all(len(text[DRIFT_KEYS[0]]) == 2 for text in texts)
-    alone, _ = dropdown(host, source, {"consistency": 0.0, "drift_map": True}, seed=processed.p.seed + 2)
+    alone, _ = dropdown(host, source, settings, seed=processed.p.seed + 2, steps=2)
     assert tuple(float(alone.images[0].info["parameters"][key][0]) for key in DRIFT_KEYS) == figures[2]
     assert not any(key in dropdown(host, source, {})[0].images[0].info["parameters"] for key in DRIFT_KEYS)
 

@@ -6,11 +6,12 @@ import json
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from ..errors import DinoError
 from ..files import new_file
 from ..infotext import drift_figures
+from ..settings import INFOTEXT_PICTURE_KEY
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from ..pipeline import Result
 
 log = logging.getLogger("dino_upscale")
-
-MAP_KEY: Final = "dino_upscale"
-"""In the `info` of an extra picture, what it is: "map" or "worst"."""
 
 
 @dataclass
@@ -83,17 +81,19 @@ def _save(image: Image, result: Result) -> None:
 
 
 def _show(processed: Any, index: int, result: Result) -> None:
+    """Append the map and the worst places of picture `index`, each with its text and what it is."""
     from ..heatmap import heatmap
     from ..worst import worst_sheet
 
     heat = next(iter(result.heats), None)
-    extra = {"map": heatmap(result.picture, heat, result.report)}
+    extra = {"drift map": heatmap(result.picture, heat, result.report)}
     if result.report.worst_patches:
-        extra["worst"] = worst_sheet(result.source or result.picture, result.picture, result.report)
-    texts = getattr(processed, "infotexts", None)
+        extra["worst places"] = worst_sheet(result.source or result.picture, result.picture, result.report)
+    texts = processed.infotexts
+    own = texts[index] if index < len(texts) else ""
     for kind, image in extra.items():
-        image.info[MAP_KEY] = kind
+        # The gallery shows the text of the chosen picture: one text for each, in the same order.
+        texts += [""] * (len(processed.images) - len(texts))
         processed.images.append(image)
-        # One text a picture: the gallery shows the text of the chosen one.
-        if isinstance(texts, list) and index < len(texts):
-            texts += [""] * (len(processed.images) - 1 - len(texts)) + [texts[index]]
+        texts.append(f"{own}, {INFOTEXT_PICTURE_KEY}: {kind}" if own else "")
+        image.info["parameters"] = texts[-1]
