@@ -71,20 +71,29 @@
     dino.source = function () {
         for (const root of SOURCES.map(byId)) {
             if (!shown(root)) continue;
-            const images = [...root.querySelectorAll('img')].filter((i) => i.naturalWidth > 1 && shown(i));
-            if (!images.length) continue;
-            const element = images[0];
-            const frame = element.closest('.forge-image-container') || root;
-            return {element, frame, width: element.naturalWidth, height: element.naturalHeight};
+            // Gradio 3 shows what is painted on as a canvas.
+            const pictures = [...root.querySelectorAll('img, canvas[key=drawing]')];
+            const element = pictures.find((each) => sizeOf(each).width > 1 && shown(each));
+            const frame = element?.closest('.forge-image-container') || root;
+            if (element) return {element, frame, ...sizeOf(element)};
         }
         return null;
     };
 
-    /** Where that picture lies in the window. */
+    const sizeOf = (picture) => ({
+        width: picture.naturalWidth ?? picture.width, height: picture.naturalHeight ?? picture.height,
+    });
+
+    /** The address of that picture, to show it elsewhere; null where there is none. */
+    dino.sourceAddress = function () {
+        const element = dino.source()?.element;
+        return element ? element.src || element.toDataURL() : null;
+    };
+
+    /** Where a picture lies in the window. */
     dino.rectOf = function (element) {
         const box = element.getBoundingClientRect();
-        const natural = {width: element.naturalWidth, height: element.naturalHeight};
-        const inside = dino.fitted(box, natural, getComputedStyle(element).objectFit);
+        const inside = dino.fitted(box, sizeOf(element), getComputedStyle(element).objectFit);
         return inside && {...inside, left: box.left + inside.left, top: box.top + inside.top};
     };
 
@@ -177,9 +186,11 @@
     function draw() {
         const panel = wanted && dino.actingPanel(), source = panel && dino.source();
         const plan = source && dino.planOf(lineOf(panel)?.dataset || {});
-        const whole = plan && dino.rectOf(source.element);
         watch(source);
-        const seen = whole && dino.clipped(whole, source.frame.getBoundingClientRect());
+        const whole = plan && within(source.frame, dino.rectOf(source.element));
+        const {clientWidth, clientHeight, clientLeft, clientTop} = source?.frame || {};
+        const view = {left: clientLeft, top: clientTop, width: clientWidth, height: clientHeight};
+        const seen = whole && dino.clipped(whole, view);
         if (!seen) return hide();
         if (!canvas || canvas.parentElement !== source.frame) {
             hide();
@@ -188,16 +199,23 @@
             canvas.setAttribute('aria-hidden', 'true');
             source.frame.append(canvas);
         }
-        const frame = source.frame.getBoundingClientRect();
         const place = {
-            left: seen.left - frame.left - source.frame.clientLeft + source.frame.scrollLeft,
-            top: seen.top - frame.top - source.frame.clientTop + source.frame.scrollTop,
+            left: seen.left - clientLeft + source.frame.scrollLeft, top: seen.top - clientTop + source.frame.scrollTop,
         };
-        const key = JSON.stringify([plan, place, seen.width, seen.height, whole.left - seen.left, whole.top - seen.top,
-            whole.width, whole.height, window.devicePixelRatio]);
+        const key = JSON.stringify([plan, place, seen, whole, window.devicePixelRatio]);
         if (key === drawn) return undefined;
         drawn = key;
         return paint(plan, whole, seen, place);
+    }
+
+    /** A rectangle of the window in a frame's own pixels, from its outer corner: other scripts zoom whole frames. */
+    function within(frame, rect) {
+        if (!rect) return null;
+        const outer = frame.getBoundingClientRect(), zoom = outer.width / frame.offsetWidth || 1;
+        return {
+            left: (rect.left - outer.left) / zoom, top: (rect.top - outer.top) / zoom,
+            width: rect.width / zoom, height: rect.height / zoom,
+        };
     }
 
     function paint(plan, whole, seen, place) {

@@ -69,7 +69,7 @@
         if (text === record) return;
         record = text;
         texts = dino.textsOf(text);
-        before = pending || dino.source()?.element.src || null;
+        before = pending || dino.sourceAddress();
         pending = null;
     }
 
@@ -258,7 +258,7 @@
     /** The source as it is when a generation starts. */
     function starting(event) {
         if (!event.target.closest?.('#img2img_generate')) return;
-        pending = dino.source()?.element.src || null;
+        pending = dino.sourceAddress();
         if (view) close();
     }
 

@@ -164,6 +164,25 @@ def test_the_grid_follows_a_frame_that_changes_its_size(page):
         assert near(grid[:3], [*page.run(RECT, ".forge-image-container")[:1], shown_picture(page)[1], 400])
 
 
+def test_the_grid_lies_on_a_canvas_that_is_painted_on_and_in_a_frame_that_is_zoomed(page):
+    if page.kind != "gradio3":
+        pytest.skip("Forge shows a picture in its own canvas")
+    page.run("""
+        const canvas = Object.assign(document.createElement('canvas'), {width: 320, height: 240});
+        canvas.setAttribute('key', 'drawing');
+        canvas.style = 'position: absolute; left: 30px; top: 20px; width: 200px; height: 150px';
+        document.querySelector('#img2img_image img').replaceWith(canvas);
+        document.querySelector('#img2img_image').style = 'transform: scale(1.5); transform-origin: 0 0';
+    """)
+    page.wait("return !!document.querySelector('.dino-upscale-grid')")
+    canvas = page.run(RECT, "#img2img_image canvas[key]")
+    assert canvas[2] == 300 and near(page.run(RECT, ".dino-upscale-grid"), canvas)
+    assert '"width":320,"height":240' in page.run("return asked.at(-1)")
+    finish(page, RESULT)
+    page.run("document.querySelector('#dino_upscale_compare').click()")
+    assert page.run("return document.querySelector('.dino-upscale-before').src.slice(0, 15)") == "data:image/png;"
+
+
 def test_the_button_is_there_for_results_alone(page):
     with_grid(page)
     hidden = "return document.querySelector('#dino_upscale_compare').hidden"
