@@ -139,7 +139,8 @@ class Injection:
         layer: Any = self.adapter.layers[number]
         keys, values = self._keys_values(number, layer, query)
         if layer.to_q_ip is not None:
-            query = query + layer.to_q_ip(torch.cat([query, self._places(query, rows, cells)], -1))
+            weight = layer.to_q_ip.weight.to(query.dtype)
+            query = query + F.linear(torch.cat([query, self._places(query, rows, cells)], -1), weight)
         if rows is not None:
             rows = rows.to(query.device)
             blank = (rows < 0).view(-1, 1, 1)
@@ -151,8 +152,9 @@ class Injection:
         training = torch.is_grad_enabled() and self.tokens.requires_grad
         if (number, query.dtype) in self._held and not training:
             return self._held[number, query.dtype]
-        # Under the adapter's own precision, then in the host's.
-        keys, values = (part(self.tokens).to(query) for part in (layer.to_k_ip, layer.to_v_ip))
+        # In the adapter's own precision, then in the host's.
+        parts = (layer.to_k_ip, layer.to_v_ip)
+        keys, values = (part(self.tokens.to(part.weight.dtype)).to(query) for part in parts)
         self._held[number, query.dtype] = keys, values
         return keys, values
 

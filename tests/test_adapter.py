@@ -98,6 +98,20 @@ def test_rows_look_at_their_own_tile_and_unconditional_ones_at_nothing(dino, gen
     assert (alone[0] - alone[1]).abs().max() > 0.01
 
 
+@pytest.mark.parametrize("projector", ["resampler", "patches"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_hosts_half_precision_is_answered_in_kind(dino, generator, projector, dtype):
+    adapter = make(dino, [(16, 24)], projector, heads=2)
+    tokens, query = torch.randn(1, 4, WIDTH, generator=generator), torch.randn(1, 4, 16, generator=generator)
+    wanted = Injection(adapter, tokens, 1.0, grid=(2, 2)).seen(0, query, 2, cells=(2, 2))
+    seen = Injection(adapter, tokens, 1.0, grid=(2, 2)).seen(0, query.to(dtype), 2, cells=(2, 2))
+    assert seen.dtype == dtype
+    assert_close(seen.float(), wanted, rtol=0.05, atol=0.05)
+    adapter.layers.half()  # as kept on a GPU
+    seen = Injection(adapter, tokens, 1.0, grid=(2, 2)).seen(0, query, 2, cells=(2, 2))
+    assert_close(seen, wanted, rtol=0.05, atol=0.05)
+
+
 def test_zero_tokens_add_nothing(dino, generator):
     adapter = make(dino, [(16, 24)])
     query = torch.randn(1, 4, 16, generator=generator)
@@ -214,6 +228,16 @@ def test_the_odd_processors_are_the_cross_attention(unet):
     assert len(modules) == 2 + 4 + 1
     assert all(m.to_k.in_features == 24 != m.to_q.in_features for m in modules)
     assert modules[-1] is unet.mid_block.attentions[0].transformer_blocks[0].attn2
+
+
+def test_sd15s_own_layers_are_1_to_31():
+    from diffusers import UNet2DConditionModel
+
+    with torch.device("meta"):
+        found = shapes(UNet2DConditionModel(cross_attention_dim=768))
+    up = [1280] * 3 + [640] * 3 + [320] * 3
+    assert found == [(channels, 768) for channels in [320, 320, 640, 640, 1280, 1280, *up, 1280]]
+    assert 2 * len(found) - 1 == 31
 
 
 def test_another_model_is_refused(dino, unet):
