@@ -10,6 +10,7 @@ from test_drift import tiny_network
 
 from lib_dino.calibration import Thresholds, files_beside, load_calibration, save_thresholds
 from lib_dino.detail import DetailHead, HeadShape, load_head, save_head, tokens_at
+from lib_dino.dinov2 import load_dinov2
 from lib_dino.drift import Yardstick
 from lib_dino.errors import ModelError
 from lib_dino.resample import resize, tile_operators
@@ -32,6 +33,15 @@ def head_for(dino, generator, **shape):
     head = DetailHead(HeadShape(dino.dim, (1, 3), width=8, pixels=4, **shape))
     torch.nn.init.normal_(head.out.weight)
     return head.eval().requires_grad_(False)
+
+
+def test_the_embedded_network_is_calibrated():
+    dino = load_dinov2()
+    found = load_calibration(dino)
+    assert found.thresholds.measured
+    assert 0 < found.thresholds.bound < found.thresholds.invented < 2
+    assert found.thresholds.note == ""
+    assert found.head.shape.dim == dino.dim
 
 
 def test_a_network_without_a_calibration_gets_the_defaults_and_says_so(dino):
