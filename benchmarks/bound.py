@@ -79,7 +79,9 @@ def main() -> int:
         other = resize(other, (truth.shape[-2], truth.shape[-1])).clamp(0, 1)
         for name, image in drifted(truth, source, other, model, dino).items():
             for bound in args.bounds:
-                rows.setdefault((name, bound), []).append(check(image, source, bound, model, dino))
+                found = check(image, source, bound, model, dino)
+                rows.setdefault((name, bound), []).append(found)
+                sys.stderr.write(f"{name}, bound {bound}: {found}\n")
     violations = 0
     for (name, bound), found in rows.items():
         tiles, before, after = (sum(row[i] for row in found) for i in range(3))

@@ -51,6 +51,9 @@ def main() -> int:
     parser.add_argument("photos", nargs="+")
     parser.add_argument("--judges")
     parser.add_argument("--denoise", type=float, default=0.3)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--strength", type=float, default=0.5)
+    parser.add_argument("--bfloat16", action="store_true", help="the networks in half precision, for speed")
     parser.add_argument("--side", type=int, default=416)
     parser.add_argument("--pictures", type=Path, help="write every result here")
     args = parser.parse_args()
@@ -62,9 +65,11 @@ def main() -> int:
         images, runs, spent = [], [], []
         for skip in (False, True):
             settings = Settings(denoise=args.denoise, seed=1, tile_size=192, overlap=48, skip_flat=skip)
+            settings = settings.replace(steps=args.steps, dino_strength=args.strength)
             started = time.process_time()
-            run = Run(source, size, settings, model, dino)
-            images.append(run.render())
+            with torch.autocast("cpu", torch.bfloat16, enabled=args.bfloat16):
+                run = Run(source, size, settings, model, dino)
+                images.append(run.render().float())
             spent.append(time.process_time() - started)
             runs.append(run)
         seconds = [a + b for a, b in zip(seconds, spent, strict=True)]

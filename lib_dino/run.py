@@ -154,7 +154,8 @@ class Run:
         """Maps of what `report` measured, see `figures.heats`; none when it measured nothing."""
         return heats(tuple(self.found.values()), _size(self.source), self.target_size, bound=self.bound)
 
-    def _notes(self) -> Iterator[str]:
+    def events(self) -> Iterator[str]:
+        """What the run did about drift, and whether it was stopped, one sentence each."""
         if self.stopped:
             yield "Stopped before the last tile; the rest is the enlarged source."
         if self._redone:
@@ -166,6 +167,9 @@ class Run:
             yield self._choice.note(self.settings.allowed_drift, achieved)
         if self._held is not None:
             yield bound_note(self._held, self.settings.max_drift)
+
+    def _notes(self) -> Iterator[str]:
+        yield from self.events()
         if self.measure and self.yardstick is not None and not self.yardstick.thresholds.measured:
             yield self.yardstick.thresholds.note
 

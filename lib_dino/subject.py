@@ -8,10 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .quality import high_frequencies
 from .tiles import Tile
 
 LEAST_SHARE: Final = 0.05
 """A tile with less of the subject than this does not show it."""
+
+_UNDECIDED: Final = 0.25
+"""How far from one half a part's share of the border must be to decide by it."""
 
 _FINE: Final = 512
 
@@ -19,11 +23,12 @@ _CERTAIN: Final = 0.15
 """Least share of the features' variance along their first direction for a picture to have a subject at all."""
 
 
-def subject_map(grid: Tensor) -> Tensor:
-    """(gh, gw) of 0 and 1: which patches of a picture with features `grid`, (1, D, gh, gw), show its subject.
+def subject_map(grid: Tensor, source: Tensor) -> Tensor:
+    """(gh, gw) of 0 and 1: which patches of `source`, (1, 3, H, W), show its subject.
 
-    The first principal component of the patches parts the picture in two (Oquab et al. 2023, figure 1); the subject
-    is the part that touches the borders less. Where no direction stands out, everything counts as subject.
+    The first principal component of its features `grid`, (1, D, gh, gw), parts the picture in two (Oquab et al. 2023,
+    figure 1). The subject is the part that touches the borders clearly less; where neither does, as with a tower
+    before the sky, it is the one with more detail. Where no direction stands out, everything counts as subject.
     """
     rows, cols = grid.shape[-2:]
     flat = grid[0].flatten(1).T.float()
@@ -35,7 +40,11 @@ def subject_map(grid: Tensor) -> Tensor:
     part = (centred @ directions[0]).reshape(rows, cols) > 0
     border = torch.ones(rows, cols, dtype=torch.bool)
     border[1:-1, 1:-1] = False
-    subject: Tensor = part if float(part[border].float().mean()) < 0.5 else ~part
+    touching = float(part[border].float().mean())
+    if abs(touching - 0.5) < _UNDECIDED:
+        energy = F.adaptive_avg_pool2d(high_frequencies(source).square(), (rows, cols))[0, 0]
+        touching = float(energy[~part].mean()) / max(float(energy[part].mean() + energy[~part].mean()), 1e-12)
+    subject: Tensor = part if touching < 0.5 else ~part
     return subject.to(torch.float32)
 
 
@@ -44,11 +53,12 @@ class Subject:
 
     Args:
         grid: features of the whole source, (1, D, gh, gw).
+        source: (1, 3, H, W) in [0, 1].
         size: (height, width) of the result, pixels.
     """
 
-    def __init__(self, grid: Tensor, size: tuple[int, int]) -> None:
-        self._map, self._size = subject_map(grid), size
+    def __init__(self, grid: Tensor, source: Tensor, size: tuple[int, int]) -> None:
+        self._map, self._size = subject_map(grid, source), size
 
     def share(self, tile: Tile) -> float:
         """Share of a tile that shows the subject, 0 to 1; what lies beyond the picture does not count."""

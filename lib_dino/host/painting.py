@@ -109,7 +109,7 @@ class PictureJob:
             self._planned = run.calls // self._per_tile
             self._screen.plan(self._planned, self._per_tile)
         if job.subject_prompt and run.yardstick is not None:
-            shown = Subject(run.yardstick.extract(source), size)
+            shown = Subject(run.yardstick.extract(source), source, size)
             render.prompt_of = functools.partial(prompt_for, shown, p.all_prompts[number], job.subject_prompt)
         self._screen.show(run.base, always=True)
         result = run.render()
@@ -118,7 +118,7 @@ class PictureJob:
             self._screen.text(f"{TITLE}: measuring drift")
             report = run.report(result, time.perf_counter() - started)
             self._reports.add(p, i, Result(Picture(result), report, settings, run.heats(), Picture(source)))
-        self._pass_on(render, run.stopped)
+        self._pass_on(render, run)
         return result
 
     def _starting(self, render: HostRender, tiles: Sequence[Tile], run: Run) -> None:
@@ -172,12 +172,12 @@ class PictureJob:
         redone = f", {progress.redone} redone" if progress.redone else ""
         self._screen.text(f"{TITLE}: tile {min(progress.tile + 1, progress.tiles)}/{progress.tiles}{redone}")
 
-    def _pass_on(self, render: HostRender, stopped: bool) -> None:
+    def _pass_on(self, render: HostRender, run: Run) -> None:
         """What the tiles' scripts wrote down belongs to the picture."""
         p = self._p
         for key, value in render.extra.items():
             p.extra_generation_params.setdefault(key, value)
         if isinstance(getattr(p, "comments", None), dict):
             p.comments.update(render.comments)
-        if stopped:
-            screen.comment(p, f"{TITLE}: stopped before the last tile; the rest is the enlarged source.")
+        for text in run.events():
+            screen.comment(p, f"{TITLE}: {text[0].lower()}{text[1:]}")
