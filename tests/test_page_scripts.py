@@ -130,6 +130,17 @@ def test_python_is_asked_once_for_each_picture_and_each_change_of_the_tab(page):
     assert page.run("return asked.length") == 4 and '"steps":33' in page.run("return asked[3]")
 
 
+def test_a_python_that_does_not_answer_is_not_asked_again_and_again(page):
+    page.wait("return asked.length === 1")
+    page.run("tell = () => {}")
+    put(page)
+    page.wait("return asked.length === 2")
+    for _ in range(3):
+        page.run("dinoUpscale.soon()")
+        settle(page)
+    assert page.run("return asked.length") == 2
+
+
 def test_the_grid_goes_with_the_switch_which_is_remembered(page):
     with_grid(page)
     assert page.run("return document.querySelector('.dino-upscale-switch input').checked")
@@ -162,6 +173,10 @@ def test_the_grid_follows_a_frame_that_changes_its_size(page):
         assert near(grid, shown_picture(page))
     else:
         assert near(grid[:3], [*page.run(RECT, ".forge-image-container")[:1], shown_picture(page)[1], 400])
+        page.run("document.querySelector('.forge-image').style.left = '100px'")
+        settle(page)
+        left, _, width, _ = page.run(RECT, ".dino-upscale-grid")
+        assert near([left, width], [page.run(RECT, ".forge-image-container")[0] + 100, 300])
 
 
 def test_the_grid_lies_on_a_canvas_that_is_painted_on_and_in_a_frame_that_is_zoomed(page):
@@ -238,6 +253,8 @@ def test_the_divider_is_dragged_by_mouse_and_touch_and_the_gallery_hears_no_clic
         ("move", left + width * 0.8, top + 60), ("up",), ("move", left + 10, top + 10), kind=kind,
     )  # fmt: skip
     assert now(page) == pytest.approx(80, abs=1)
+    pane = page.run("return document.querySelector('.dino-upscale-before').parentElement.getBoundingClientRect().width")
+    assert pane == pytest.approx(0.8 * width, abs=2)
     assert page.run("return heard") == []
 
 
