@@ -4,7 +4,7 @@ From every photograph the calmest window (least high-frequency energy) is halved
 denoiser, with every tile painted and with flat tiles skipped; three synthetic gradients come after them. Columns:
 tiles skipped; time relative to painting all (processor seconds); on the skipped tiles alone PSNR to the original and
 distances to it in two networks that have no part in anything here (see `training/evaluate_denoiser.py`), painted and
-skipped; `seam`, the mean step across tile borders relative to its neighbourhood, painted and skipped.
+skipped; `seam`, the mean step across tile borders relative to its neighbourhood, painted and skipped, and at the same lines of the enlarged source.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from repair import load_judges
 from seams import worst_seam
 from torch import Tensor
 
+from lib_dino.consistency import back_project
 from lib_dino.dinov2 import load_dinov2
 from lib_dino.embedded import EmbeddedRender
 from lib_dino.images import read_picture
@@ -75,9 +76,10 @@ def main() -> int:
         seconds = [a + b for a, b in zip(seconds, spent, strict=True)]
         told = runs[1].report(images[1], 0.0).tiles
         skipped = [tile for tile, each in zip(runs[1].plan, told, strict=True) if each.skipped]
-        seams = [worst_seam(image, runs[1]) for image in images]
+        plain = back_project(resize(source, size).clamp(0, 1), source, strength=1.0)
+        seams = [worst_seam(image, runs[1]) for image in (*images, plain)]
         text = f"{name}: {len(skipped)} of {len(told)} tiles, time x{spent[1] / spent[0]:.2f}, "
-        text += f"seam {seams[0]:.3f} / {seams[1]:.3f}"
+        text += f"seam {seams[0]:.3f} / {seams[1]:.3f} (enlarged source {seams[2]:.3f})"
         for tile in skipped if name in cases else ():
             painted, left, true = (x[..., tile.rows, tile.cols] for x in (*images, truth))
             row = [psnr(painted, true), psnr(left, true)]
