@@ -4,7 +4,8 @@ From every photograph the calmest window (least high-frequency energy) is halved
 denoiser, with every tile painted and with flat tiles skipped; three synthetic gradients come after them. Columns:
 tiles skipped; time relative to painting all (processor seconds); on the skipped tiles alone PSNR to the original and
 distances to it in two networks that have no part in anything here (see `training/evaluate_denoiser.py`), painted and
-skipped; `seam`, the mean step across tile borders relative to its neighbourhood, painted and skipped, and at the same lines of the enlarged source.
+skipped; `seam`, the mean step across tile borders relative to its neighbourhood, painted, skipped, and at the same
+lines of the enlarged source.
 """
 
 from __future__ import annotations
