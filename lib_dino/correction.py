@@ -34,6 +34,9 @@ class Codec(Protocol):
     def shift(self, clean: Tensor, change: Tensor) -> Tensor:
         """`clean` after its picture has changed by `change`, (B, 3, H, W)."""
 
+    def anchored(self, clean: Tensor, reference: Tensor, strength: float) -> Tensor:
+        """`clean` held to the source's tile in the model's scale as far as an inexact codec can; else asked for."""
+
     def references(self, count: int) -> Sequence[Tensor | None]:
         """For each of `count` tiles the source tile in the model's scale, (1, C, h, w).
 
@@ -60,6 +63,10 @@ class PixelCodec:
         """A change of the picture, in the model's twice as wide scale."""
         return clean + 2 * change.to(clean)
 
+    def anchored(self, clean: Tensor, reference: Tensor, strength: float) -> Tensor:
+        """Never asked for: pixels are exact."""
+        raise NotImplementedError("pixels are exact")
+
     def references(self, count: int) -> Sequence[Tensor | None]:
         """None: pixels are exact."""
         return [None] * count
@@ -72,7 +79,7 @@ class TileCorrection:
     Attributes:
         source: the whole source, (1, 3, H, W) in [0, 1].
         operators: D and U of this tile.
-        consistency: 0 to 1; acts where the codec is exact.
+        consistency: 0 to 1; pixel by pixel where the codec is exact, on coarse colours elsewhere.
         dead_zone: see `consistency.soft`.
         strength: of the guidance, 0 to 1.
         extract: a picture to its feature grid; None when guidance is off.
@@ -126,4 +133,6 @@ class TileCorrection:
         if self.consistency and codec.exact:
             pull = tile_pull(codec.picture(clean), self.source, self.operators, dead_zone=self.dead_zone)
             clean = codec.shift(clean, self.consistency * pull)
+        elif self.consistency and reference is not None:
+            clean = codec.anchored(clean, reference, self.consistency)
         return clean

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..consistency import colour_pull
+
 from .model import FACTOR, Model
 
 # Colour in [-1, 1] = latent channels times these, plus the last row; the tables ComfyUI and the WebUIs preview with.
@@ -77,6 +79,13 @@ class LatentCodec:
     def shift(self, clean: Tensor, change: Tensor) -> Tensor:
         """Never asked for: the map has no inverse."""
         raise NotImplementedError("a linear map to colour cannot be turned round")
+
+    def anchored(self, clean: Tensor, reference: Tensor, strength: float) -> Tensor:
+        """Coarse colours held to the source's; latents that no table knows stay as they are."""
+        if not any(len(rows) - 1 == clean.shape[1] for rows in _RGB.values()):
+            return clean
+        table = _table(self._family, clean.shape[1])
+        return clean + strength * colour_pull(clean, reference.to(clean), table)
 
     def references(self, count: int) -> Sequence[Tensor | None]:
         """The source's tiles as latents."""

@@ -133,7 +133,7 @@ class PictureJob:
         return HostRender(
             self._like_tiles(), self._model, self.hooks, seed=seed, prompt=p.all_prompts[n],
             negative_prompt=p.all_negative_prompts[n], scripts=self._scripts,
-            acts=self._job.settings.guides or self._codec is not None, codec=self._codec,
+            acts=self._job.settings.guides or self._job.settings.consistency > 0, codec=self._codec,
         )  # fmt: skip
 
     def _condition(self, source: Tensor, render: HostRender) -> Conditioning | None:
