@@ -89,11 +89,19 @@ def colour_pull(clean: Tensor, reference: Tensor, table: Tensor) -> Tensor:
     weights = table[:-1].to(clean)
     missing = torch.einsum("bchw,cr->brhw", reference - clean, weights)
     missing = soft(_smooth(missing), COLOUR_DEAD_ZONE)
-    spread = reference.transpose(0, 1).flatten(1).float()
-    covariance = torch.cov(spread) + 1e-3 * torch.eye(len(spread)).to(spread)
-    seen = weights.float().T @ covariance @ weights.float()
-    lift = covariance @ weights.float() @ torch.linalg.inv(seen + 1e-4 * torch.eye(3).to(seen))
-    return torch.einsum("cr,brhw->bchw", lift.to(clean), missing)
+    return torch.einsum("cr,brhw->bchw", _lift(reference, table).to(clean), missing)
+
+
+def _lift(reference: Tensor, table: Tensor) -> Tensor:
+    """(C, 3): the change of latents for a change of colour; see `colour_pull`.
+
+    In double precision on the CPU: rounded to single, it is the same however many threads did the sums.
+    """
+    values = reference.transpose(0, 1).flatten(1).double().cpu()
+    covariance = torch.cov(values) + 1e-3 * torch.eye(len(values), dtype=torch.float64)
+    weights = table[:-1].double().cpu()
+    seen = weights.T @ covariance @ weights
+    return covariance @ weights @ torch.linalg.inv(seen + 1e-4 * torch.eye(3, dtype=torch.float64))
 
 
 def _smooth(colour: Tensor) -> Tensor:
