@@ -101,7 +101,8 @@ def _lift(reference: Tensor, table: Tensor) -> Tensor:
     covariance = torch.cov(values) + 1e-3 * torch.eye(len(values), dtype=torch.float64)
     weights = table[:-1].double().cpu()
     seen = weights.T @ covariance @ weights
-    return covariance @ weights @ torch.linalg.inv(seen + 1e-4 * torch.eye(3, dtype=torch.float64))
+    lift: Tensor = covariance @ weights @ torch.linalg.inv(seen + 1e-4 * torch.eye(3, dtype=torch.float64))
+    return lift
 
 
 def _smooth(colour: Tensor) -> Tensor:
