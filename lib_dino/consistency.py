@@ -86,16 +86,25 @@ def colour_pull(clean: Tensor, reference: Tensor, table: Tensor) -> Tensor:
     Returns:
         (B, C, h, w); nothing where colours differ by less than `COLOUR_DEAD_ZONE`.
     """
-    weights = table[:-1].to(clean)
-    missing = torch.einsum("bchw,cr->brhw", reference - clean, weights)
-    missing = soft(_smooth(missing), COLOUR_DEAD_ZONE)
-    return torch.einsum("cr,brhw->bchw", _lift(reference, table).to(clean), missing)
+    missing = soft(_smooth(_mapped(reference - clean, table[:-1].T)), COLOUR_DEAD_ZONE)
+    return _mapped(missing, _lift(reference, table))
+
+
+def _mapped(x: Tensor, matrix: Tensor) -> Tensor:
+    """(B, n, h, w) to (B, m, h, w) by an (m, n) `matrix`.
+
+    Term by term: a matrix product's last bit depends on where in memory its operands lie, and equal jobs are to give
+    equal bits.
+    """
+    terms = (x[:, i : i + 1] * matrix[:, i].to(x).view(1, -1, 1, 1) for i in range(x.shape[1]))
+    total: Tensor = sum(terms, start=x.new_zeros(()))
+    return total
 
 
 def _lift(reference: Tensor, table: Tensor) -> Tensor:
     """(C, 3): the change of latents for a change of colour; see `colour_pull`.
 
-    In double precision on the CPU: rounded to single, it is the same however many threads did the sums.
+    In double precision on the CPU, so that single precision is the same however the sums were done.
     """
     values = reference.transpose(0, 1).flatten(1).double().cpu()
     covariance = torch.cov(values) + 1e-3 * torch.eye(len(values), dtype=torch.float64)
@@ -107,9 +116,11 @@ def _lift(reference: Tensor, table: Tensor) -> Tensor:
 
 def _smooth(colour: Tensor) -> Tensor:
     """(B, 3, h, w) after a Gaussian of 0.7 cells: single cells of a linear map are noisy."""
-    kernel = colour.new_tensor([0.1904, 0.6192, 0.1904])
-    kernel = (kernel[:, None] * kernel[None, :]).expand(3, 1, 3, 3)
-    return F.conv2d(F.pad(colour, (1, 1, 1, 1), mode="replicate"), kernel, groups=3)
+    height, width = colour.shape[-2:]
+    padded = F.pad(colour, (1, 1, 1, 1), mode="replicate")
+    across = 0.1904 * (padded[..., :width] + padded[..., 2:]) + 0.6192 * padded[..., 1:-1]
+    smooth: Tensor = 0.1904 * (across[..., :height, :] + across[..., 2:, :]) + 0.6192 * across[..., 1:-1, :]
+    return smooth
 
 
 def back_project(
