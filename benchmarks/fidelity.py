@@ -42,15 +42,18 @@ from lib_dino.resample import resize, tile_operators  # noqa: E402
 CONDITIONS = ((2, False), (2, True), (4, False), (4, True))
 """Factor, and whether the small picture is degraded."""
 FRONTIER = (0.0, 0.1, 0.25, 0.5, 0.7)
+CONSISTENT = (0.25, 0.35)
+"""Further denoise of consistency alone, so that its own curve can be read at equal detail."""
 MAIN_ARMS = ("consistency, final", "consistency, in loop", "consistency", "consistency, no model", "defaults")
 CONTROLLED = ("DINO 1", "DINO 1, random weights", "DINO 1, shuffled", "adapter", "adapter, shuffled", "all")
 PLANT_ARMS = ("unguided", "consistency", "DINO 1", "DINO 1, random weights", "adapter", "all")
+COST_ARMS = ("unguided", "consistency, final", "consistency", "defaults", "adapter", "all")
 TRAP_ARMS = ("unguided", "consistency", "consistency, no model", "defaults")
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run: what is measured, on what, how; `group` is frontier, arms, plant or trap."""
+    """One run: what is measured, on what, how; `group` is frontier, arms, plant, trap or cost."""
 
     group: str
     picture: str
@@ -73,11 +76,18 @@ def jobs(pictures: list[str], traps: list[str], names: list[str], options: argpa
         main = [name for name in names if name in MAIN_ARMS]
         yield from _compared(pictures, main, first, seed, CONDITIONS[:1])
         yield from _compared(pictures, [name for name in names if name in CONTROLLED], first, seed, CONDITIONS[:1])
+        for denoise, picture in itertools.product(CONSISTENT, pictures):
+            yield Job("arms", picture, "consistency", denoise, seed=seed)
         yield from _planted(pictures[:4], names, 2, options.plant_denoise, seed)
         yield from _compared(pictures, main, first, seed, CONDITIONS[1:2])
         yield from _compared(pictures, names, first, seed, CONDITIONS[:1])
+        for name, picture in itertools.product(COST_ARMS, pictures[:4] if not seed else ()):
+            if name in (*names, "unguided"):
+                yield Job("cost", picture, name, 0.5)
         for name, trap in itertools.product(TRAP_ARMS, traps):
             yield Job("trap", trap, name, options.plant_denoise, seed=seed)
+        controlled = [name for name in names if name in CONTROLLED]
+        yield from _compared(pictures, controlled, first, seed, CONDITIONS[1:2])
         yield from _compared(pictures, main, first, seed, CONDITIONS[2:])
         for factor in (2, 4):
             yield from _planted(pictures[:8], names, factor, options.plant_denoise, seed)
@@ -168,9 +178,9 @@ class Bench:
         plant = self._plant(job, tensor(crop)) if job.plant else None
         settings = {"scale_factor": float(job.factor), "denoise": job.denoise, "seed": job.seed,
                     "steps": self.options.steps}  # fmt: skip
-        started = time.perf_counter()
+        started = time.process_time()
         result = self.lab.run(small, self.arms[job.arm], settings, other=other, plant=plant).float()
-        seconds = time.perf_counter() - started
+        seconds = time.process_time() - started
         if self.options.pictures_out and job.seed == 0:
             self._keep(job, result)
         if job.group == "plant":

@@ -9,6 +9,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 from fidelity_arms import Plant, arms, disk, unseen
+from fidelity_report import Results, claims
 from fidelity_stats import at_detail, averaged, change, interval, spearman
 
 from lib_dino.resample import resize
@@ -58,3 +59,35 @@ def test_hidden_texture_cannot_be_seen_when_made_small_and_the_plant_replaces_on
 def test_every_arm_is_a_valid_setting():
     for name, arm in arms(adapter=True).items():
         assert Settings(**arm.settings), name
+
+
+def rows(**distances):
+    """Arms at x2 clean, denoise 0.5, on three pictures, beside an unguided curve."""
+    common = {"factor": 2, "degraded": False, "seed": 0, "plant": "", "T2": 0.1, "PSNR": 30.0, "LR": 50.0, "drift": 0.1}
+    for i, picture in enumerate("abc"):
+        for level in (0.0, 0.1, 0.25, 0.5):
+            yield {**common, "group": "frontier", "picture": picture, "arm": "unguided", "denoise": level,
+                   "HF": 0.5 + level, "NS": 0.3 + level}  # fmt: skip
+        for arm, distance in distances.items():
+            shown = {"NS": distance + i / 100, "T2": distance + i / 100}
+            yield {**common, "group": "arms", "picture": picture, "arm": arm.replace("_", ", "), "denoise": 0.5,
+                   "HF": 0.9, **shown}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("distances", "said"),
+    [
+        ({"adapter": 0.1, "adapter_shuffled": 0.11}, "must NOT be credited to what the features say"),
+        ({"adapter": 0.1, "adapter_shuffled": 0.2}, "owed to the features"),
+        ({"adapter": 0.2}, "must NOT be said to add"),
+    ],
+)
+def test_a_gain_is_credited_to_features_only_where_false_ones_lack_it(distances, said):
+    results = Results(list(rows(consistency=0.2, defaults=0.2, **distances)))
+    assert said in "".join(claims(results))
+
+
+def test_equal_detail_is_read_off_the_same_pictures_curve():
+    results = Results(list(rows(consistency=0.2)))
+    found = results.pairs("consistency", 0.5, (2, False), "NS")
+    assert [rival for _, rival in found] == pytest.approx([0.7] * 3)
