@@ -79,13 +79,13 @@ def jobs(pictures: list[str], traps: list[str], names: list[str], options: argpa
         for denoise, picture in itertools.product(CONSISTENT, pictures):
             yield Job("arms", picture, "consistency", denoise, seed=seed)
         yield from _planted(pictures[:4], names, 2, options.plant_denoise, seed)
-        yield from _compared(pictures, main, first, seed, CONDITIONS[1:2])
-        yield from _compared(pictures, names, first, seed, CONDITIONS[:1])
-        for name, picture in itertools.product(COST_ARMS, pictures[:4] if not seed else ()):
-            if name in (*names, "unguided"):
-                yield Job("cost", picture, name, 0.5)
         for name, trap in itertools.product(TRAP_ARMS, traps):
             yield Job("trap", trap, name, options.plant_denoise, seed=seed)
+        for name, picture in itertools.product(COST_ARMS, pictures[:2] if not seed else ()):
+            if name in (*names, "unguided"):
+                yield Job("cost", picture, name, 0.5)
+        yield from _compared(pictures, main, first, seed, CONDITIONS[1:2])
+        yield from _compared(pictures, names, first, seed, CONDITIONS[:1])
         controlled = [name for name in names if name in CONTROLLED]
         yield from _compared(pictures, controlled, first, seed, CONDITIONS[1:2])
         yield from _compared(pictures, main, first, seed, CONDITIONS[2:])

@@ -435,7 +435,8 @@ def write_report(rows: list[Row], options: argparse.Namespace) -> None:
         "energy of fine detail relative to the original's; more than 1 is too much. The denoiser ran under bfloat16 "
         f"autocast; sources were made small by area averaging.\n\n**Size of this run:** "
         f"{len(rows)} runs, {len(pictures)} held-out photographs, crops of "
-        f"{options.side} px, {options.steps} steps of a full denoising, seeds {', '.join(map(str, seeds))}. What a "
+        f"{options.side} px, {options.steps} steps of a full denoising, seeds {', '.join(map(str, seeds))} "
+        f"(`--pictures {len(pictures)} --side {options.side} --steps {options.steps}`). What a "
         "table lacks was not measured in this run. The embedded denoiser is a small one: percentages do not carry over "
         "to large models, the controls do.\n\n![Frontier](fidelity.png)\n"
     )
