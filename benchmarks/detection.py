@@ -419,6 +419,12 @@ def write(rows: list[Judged], calm: list[Judged], limit: float, shipped: str, se
         *by_carrier,
         *by_scale,
         "",
+        "## What this does not say",
+        "",
+        "Edits are planted by a script of the same family as those the head learned from (other photographs, though); "
+        "the network, its head and the honest enlargements are the embedded ones. Results of large diffusion models "
+        "look different, and no such model was at hand. How much of it is DINO: see `training/README-detail.md`.",
+        "",
     ])
 
 
