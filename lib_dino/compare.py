@@ -71,6 +71,15 @@ def _layout(pictures: Sequence[tuple[str, Picture]]) -> tuple[int, slice, slice]
     return (count if in_a_row else min(2, count)), rows, cols
 
 
+def seen_whole(picture: Picture, *, most_px: int) -> Image.Image:
+    """The whole of a picture as `seen`, RGB, its longer side at most `most_px` pixels."""
+    height, width = picture.size
+    image = seen(picture, slice(0, height), slice(0, width)).convert("RGB")
+    if max(image.size) > most_px:
+        image.thumbnail((most_px, most_px), Image.Resampling.BOX)
+    return image
+
+
 def seen(picture: Picture, rows: slice, cols: slice) -> Image.Image:
     """A part of a picture as PIL shows it, with a chequerboard behind what is transparent."""
     pixels = picture.pixels[..., rows, cols]

@@ -71,7 +71,7 @@ def tile_pull(tile: Tensor, source: Tensor, operators: TileOperators, *, dead_zo
     return operators.up(soft(operators.crop(source).to(tile) - operators.down(tile), dead_zone))
 
 
-def colour_pull(clean: Tensor, reference: Tensor, table: Tensor) -> Tensor:
+def colour_pull(clean: Tensor, reference: Tensor, table: Tensor, *, lift: Tensor | None = None) -> Tensor:
     """What to add to latents so that their coarse colours are the source's; needs no network.
 
     Swapping the latents' low frequencies would take sharpness along, for blur is coded in all channels. Here only what
@@ -82,12 +82,13 @@ def colour_pull(clean: Tensor, reference: Tensor, table: Tensor) -> Tensor:
         clean: (B, C, h, w), predicted clean latents.
         reference: (1 or B, C, h, w), the enlarged source as latents.
         table: (C + 1, 3), colour in [-1, 1] as a linear map of the channels, the constant last.
+        lift: `colour_lift` of the two before, for callers that pull towards one reference again and again.
 
     Returns:
         (B, C, h, w); nothing where colours differ by less than `COLOUR_DEAD_ZONE`.
     """
     missing = soft(_smooth(_mapped(reference - clean, table[:-1].T)), COLOUR_DEAD_ZONE)
-    return _mapped(missing, _lift(reference, table))
+    return _mapped(missing, colour_lift(reference, table) if lift is None else lift)
 
 
 def _mapped(x: Tensor, matrix: Tensor) -> Tensor:
@@ -101,7 +102,7 @@ def _mapped(x: Tensor, matrix: Tensor) -> Tensor:
     return total
 
 
-def _lift(reference: Tensor, table: Tensor) -> Tensor:
+def colour_lift(reference: Tensor, table: Tensor) -> Tensor:
     """(C, 3): the change of latents for a change of colour; see `colour_pull`.
 
     In double precision on the CPU, so that single precision is the same however the sums were done.

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw
 
-from .compare import seen
+from .compare import seen_whole
 from .figures import Heat
 from .images import Picture
 from .lettering import lettering
@@ -46,7 +46,7 @@ def heatmap(picture: Picture, heat: Heat | None, report: Report) -> Image.Image:
         heat: drift or suspicion; None when drift was not measured.
         report: of the picture, for the figures.
     """
-    shown = _shown(picture)
+    shown = seen_whole(picture, most_px=MOST_PX)
     px = max(12, min(28, shown.width // 50))
     if heat is None:
         return _with_box(shown, _words([_NOT_MEASURED], px))
@@ -85,14 +85,6 @@ def figures_line(report: Report) -> str:
         f"drift: mean {report.drift_above:.3f}   worst {report.drift_worst_patch:.2f}   "
         f"over the bound {100 * (report.over_bound or 0.0):.1f} %"
     )
-
-
-def _shown(picture: Picture) -> Image.Image:
-    height, width = picture.size
-    image = seen(picture, slice(0, height), slice(0, width)).convert("RGB")
-    if max(image.size) > MOST_PX:
-        image.thumbnail((MOST_PX, MOST_PX), Image.Resampling.BOX)
-    return image
 
 
 def _number(image: Image.Image, report: Report, shrink: float, px: int) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from PIL import Image
 
-from .compare import seen
+from .compare import seen_whole
 from .figures import Heat
 from .heatmap import LIMITS, PLASMA, TITLES, overlay
 from .images import Picture
@@ -67,8 +67,8 @@ def html_report(
         "HEIGHT": str(height),
         "FIGURES": "".join(f"<div><b>{escape(v)}</b><span>{escape(k)}</span></div>" for k, v in _figures(report)),
         "NOTES": "".join(f"<p>{escape(note)}</p>" for note in report.notes),
-        "SOURCE": _data(_whole(source), "JPEG"),
-        "RESULT": _data(_whole(result), "JPEG"),
+        "SOURCE": _data(seen_whole(source, most_px=PICTURE_PX), "JPEG"),
+        "RESULT": _data(seen_whole(result, most_px=PICTURE_PX), "JPEG"),
         "MAP": "".join(_map(heat, report.result_size) for heat in heats),
         "KINDS": _kinds(heats),
         "SCALE": "".join(_scale(heat) for heat in heats) or _NOT_MEASURED,
@@ -111,14 +111,6 @@ def _figures(report: Report) -> list[tuple[str, str]]:
         ("made small again, against the source", "equal" if psnr == float("inf") else f"{psnr:.1f} dB"),
         ("in all", f"{report.seconds:.1f} s"),
     ]
-
-
-def _whole(picture: Picture) -> Image.Image:
-    height, width = picture.size
-    image = seen(picture, slice(0, height), slice(0, width)).convert("RGB")
-    if max(image.size) > PICTURE_PX:
-        image.thumbnail((PICTURE_PX, PICTURE_PX), Image.Resampling.BOX)
-    return image
 
 
 def _data(image: Image.Image, kind: str) -> str:

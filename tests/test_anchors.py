@@ -148,3 +148,12 @@ def test_a_half_hearted_anchor_goes_half_the_way_and_unknown_latents_stay():
     torch.testing.assert_close(half, whole / 2)
     strange = torch.randn(1, 7, 6, 6, generator=generator)
     assert LatentCodec("sd1").anchored(strange, torch.zeros_like(strange), 1.0) is strange
+
+
+def test_a_tile_of_the_codec_gets_the_bits_of_any_other_reference():
+    generator = torch.Generator().manual_seed(4)
+    clean, *tiles = torch.randn(3, 1, 4, 6, 6, generator=generator)
+    codec = LatentCodec("sd1", torch.cat(tiles))
+    for _ in range(2):
+        for held, tile in zip(codec.references(2), tiles, strict=True):
+            assert torch.equal(codec.anchored(clean, held, 1.0), LatentCodec("sd1").anchored(clean, tile, 1.0))

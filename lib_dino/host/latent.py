@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..consistency import colour_pull
+from ..consistency import colour_lift, colour_pull
 from .model import FACTOR, Model
 
 # Colour in [-1, 1] = latent channels times these, plus the last row; the tables ComfyUI and the WebUIs preview with.
@@ -63,7 +63,9 @@ class LatentCodec:
     exact = False
 
     def __init__(self, family: str, references: Tensor | None = None) -> None:
-        self._family, self._references = family, references
+        self._family = family
+        self._tiles = () if references is None else torch.split(references, 1)
+        self._lifts: dict[int, Tensor] = {}
 
     def decode(self, clean: Tensor) -> Tensor:
         """(B, C, h, w) to (B, 3, 8 h, 8 w) in [0, 1], more or less; differentiable."""
@@ -84,11 +86,20 @@ class LatentCodec:
         if not any(len(rows) - 1 == clean.shape[1] for rows in _RGB.values()):
             return clean
         table = _table(self._family, clean.shape[1])
-        return clean + strength * colour_pull(clean, reference.to(clean), table)
+        return clean + strength * colour_pull(clean, reference.to(clean), table, lift=self._lift(reference, table))
 
     def references(self, count: int) -> Sequence[Tensor | None]:
         """The source's tiles as latents."""
-        return [None] * count if self._references is None else torch.split(self._references, 1)
+        return self._tiles or [None] * count
+
+    def _lift(self, reference: Tensor, table: Tensor) -> Tensor | None:
+        """Once a tile, not at every model call: on a GPU it waits for the CPU. None for what is no tile of ours."""
+        number = next((i for i, tile in enumerate(self._tiles) if tile is reference), None)
+        if number is None:
+            return None
+        if number not in self._lifts:
+            self._lifts[number] = colour_lift(reference, table)
+        return self._lifts[number]
 
 
 def _table(family: str, channels: int) -> Tensor:
@@ -120,12 +131,15 @@ class TinyCodec(LatentCodec):
     ) -> None:
         super().__init__(family, references)
         self._encoder, self._decoder = encoder, decoder
+        self._shown: tuple[Tensor, Tensor] | None = None
 
     def picture(self, clean: Tensor) -> Tensor:
         """(B, C, h, w) to (B, 3, 8 h, 8 w) in [0, 1], more or less."""
-        with torch.no_grad():
-            decoded: Tensor = self._decoder(clean.float())
-        return decoded
+        # `shift` asks for the picture that the change was reckoned from.
+        if self._shown is None or self._shown[0] is not clean:
+            with torch.no_grad():
+                self._shown = clean, self._decoder(clean.float())
+        return self._shown[1]
 
     def shift(self, clean: Tensor, change: Tensor) -> Tensor:
         """`clean` moved by the difference that `change` makes to the encoded picture: none for no change."""
