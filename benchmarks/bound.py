@@ -17,12 +17,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lib_dino.dinov2 import Dinov2, load_dinov2
-from lib_dino.embedded import EmbeddedRender
-from lib_dino.images import Picture, read_picture, write_picture
-from lib_dino.resample import resize
-from lib_dino.run import Run
-from lib_dino.settings import Settings
+sys.path[:0] = [str(Path(__file__).resolve().parent.parent / part) for part in ("", "training")]
+
+from lib_dino.dinov2 import Dinov2, load_dinov2  # noqa: E402
+from lib_dino.embedded import EmbeddedRender  # noqa: E402
+from lib_dino.images import Picture, read_picture, write_picture  # noqa: E402
+from lib_dino.resample import resize  # noqa: E402
+from lib_dino.run import Run  # noqa: E402
+from lib_dino.settings import Settings  # noqa: E402
 
 
 def drifted(truth: Tensor, source: Tensor, other: Tensor, model: EmbeddedRender, dino: Dinov2) -> dict[str, Tensor]:

@@ -10,17 +10,20 @@ from __future__ import annotations
 import argparse
 import sys
 from itertools import pairwise
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from lib_dino.dinov2 import load_dinov2
-from lib_dino.embedded import EmbeddedRender
-from lib_dino.images import read_picture
-from lib_dino.quality import seam_ratios
-from lib_dino.resample import resize
-from lib_dino.run import Run
-from lib_dino.settings import Settings
+sys.path[:0] = [str(Path(__file__).resolve().parent.parent / part) for part in ("", "training")]
+
+from lib_dino.dinov2 import load_dinov2  # noqa: E402
+from lib_dino.embedded import EmbeddedRender  # noqa: E402
+from lib_dino.images import read_picture  # noqa: E402
+from lib_dino.quality import seam_ratios  # noqa: E402
+from lib_dino.resample import resize  # noqa: E402
+from lib_dino.run import Run  # noqa: E402
+from lib_dino.settings import Settings  # noqa: E402
 
 
 def border_lines(starts: tuple[int, ...], tile_px: int, feather_px: int) -> list[int]:

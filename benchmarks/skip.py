@@ -1,38 +1,71 @@
 """What leaving flat tiles alone saves and costs: `python benchmarks/skip.py PHOTO ... --judges FOLDER`.
 
 From every photograph the calmest window (least high-frequency energy) is halved and enlarged again with the embedded
-denoiser, with every tile painted and with flat tiles skipped; three synthetic gradients come after them. Columns:
-tiles skipped; time relative to painting all (processor seconds); on the skipped tiles alone PSNR to the original and
-distances to it in two networks that have no part in anything here (see `training/evaluate_denoiser.py`), painted and
-skipped; `seam`, the mean step across tile borders relative to its neighbourhood, painted, skipped, and at the same
-lines of the enlarged source.
+denoiser, with every tile painted and with flat tiles skipped; with `--traps FILE` (`benchmarks/traps.csv`) the windows
+around its skies, walls, waters and blurred backgrounds come after them, then three synthetic gradients. Columns: tiles
+skipped; time relative to painting all (processor seconds); `seam`, the mean step across the lines where a skipped tile
+meets a painted one relative to its neighbourhood, painted, skipped, and at the same lines of the enlarged source.
+
+At the end, on the skipped tiles of photographs alone, PSNR to the original and distances to it in two networks that
+have no part in anything here (see `training/evaluate_denoiser.py`): painted; skipped; and skipped with white noise
+added until it has the painted tile's high-frequency energy, which tells grain from structure.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from repair import load_judges
-from seams import worst_seam
 from torch import Tensor
 
-from lib_dino.consistency import back_project
-from lib_dino.dinov2 import load_dinov2
-from lib_dino.embedded import EmbeddedRender
-from lib_dino.images import read_picture
-from lib_dino.quality import high_frequencies, psnr
-from lib_dino.resample import resize
-from lib_dino.run import Run
-from lib_dino.settings import Settings
+sys.path[:0] = [str(Path(__file__).resolve().parent.parent / part) for part in ("", "training")]
+
+from repair import load_judges  # noqa: E402
+from seams import border_lines  # noqa: E402
+
+from lib_dino.consistency import back_project  # noqa: E402
+from lib_dino.dinov2 import Dinov2, load_dinov2  # noqa: E402
+from lib_dino.embedded import EmbeddedRender  # noqa: E402
+from lib_dino.images import read_picture  # noqa: E402
+from lib_dino.quality import detail_energy, high_frequencies, psnr, seam_ratios  # noqa: E402
+from lib_dino.resample import resize  # noqa: E402
+from lib_dino.run import Run  # noqa: E402
+from lib_dino.settings import Settings  # noqa: E402
+from lib_dino.tiles import Tile  # noqa: E402
+
+CALM = ("sky", "wall", "water", "bokeh")
+"""Kinds of traps in which tiles might be left alone."""
+
+
+@dataclass(frozen=True)
+class Both:
+    """One picture with every tile painted, and with flat tiles left alone.
+
+    Attributes:
+        painted, left, plain: the two, and the consistent enlarged source, (1, 3, H, W).
+        seconds: processor time of the two.
+        skipped: tiles that were left alone.
+        run: of the second.
+    """
+
+    painted: Tensor
+    left: Tensor
+    plain: Tensor
+    seconds: tuple[float, float]
+    skipped: list[Tile]
+    run: Run
 
 
 def calmest(pixels: Tensor, side: int) -> Tensor:
-    """The window of `side` pixels with the least high-frequency energy."""
+    """The window of `side` pixels, or of the picture's height, with the least high-frequency energy."""
+    side = min(side, *pixels.shape[-2:]) // 2 * 2
     energy = F.avg_pool2d(high_frequencies(pixels).square(), side, stride=32)
     row, col = divmod(int(energy.argmin()), energy.shape[-1])
     return pixels[..., 32 * row : 32 * row + side, 32 * col : 32 * col + side]
@@ -46,54 +79,111 @@ def gradients(side: int) -> dict[str, Tensor]:
     return {name: torch.lerp(a, b, t.clamp(0, 1)[None])[None] for name, t in shapes.items()}
 
 
+def trapped(path: Path, folder: Path, side: int) -> dict[str, Tensor]:
+    """Windows of `side` pixels around the calm traps of a list, by photograph and kind."""
+    found = {}
+    with path.open(encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            if row["kind"] in CALM:
+                pixels = read_picture(folder / f"{row['photograph']}.png").pixels
+                whole = min(side, *pixels.shape[-2:]) // 2 * 2
+                middle = (int(row["top"]) + int(row["side"]) // 2, int(row["left"]) + int(row["side"]) // 2)
+                top, left = (
+                    max(0, min(at - whole // 2, length - whole))
+                    for at, length in zip(middle, pixels.shape[-2:], strict=True)
+                )
+                found[f"{row['photograph']}, {row['kind']}"] = pixels[..., top : top + whole, left : left + whole]
+    return found
+
+
+def skip_seams(image: Tensor, skipped: list[Tile], run: Run) -> list[float]:
+    """Steps across the lines where a skipped tile meets a painted one, relative to those beside them."""
+    ratios, height, width = [], *image.shape[-2:]
+    for tile in skipped:
+        for other in run.plan:
+            if other in skipped:
+                continue
+            rows, cols = ((max(tile.y0, other.y0), min(tile.y1, other.y1, height)),
+                          (max(tile.x0, other.x0), min(tile.x1, other.x1, width)))  # fmt: skip
+            for picture, (a, b), (start, stop) in (
+                (image, (tile.y0, other.y0), cols), (image.transpose(-1, -2), (tile.x0, other.x0), rows)
+            ):  # fmt: skip
+                beside = (tile.x0 == other.x0) if picture is image else (tile.y0 == other.y0)
+                if beside and abs(a - b) < run.plan.tile[0] and a != b:
+                    lines = border_lines(tuple(sorted((a, b))), run.plan.tile[0], run.settings.overlap)
+                    ratios += seam_ratios(picture[..., start:stop], lines)
+    return ratios
+
+
+def grainy(left: Tensor, painted: Tensor, draw: torch.Generator) -> Tensor:
+    """`left` with white noise, the same in all colours, up to the high-frequency energy of `painted`."""
+    noise = torch.randn(1, 1, *left.shape[-2:], generator=draw).expand(1, 3, -1, -1)
+    lacking = max(0.0, detail_energy(painted) - detail_energy(left))
+    return (left + (lacking / detail_energy(noise)) ** 0.5 * noise).clamp(0, 1)
+
+
+def both_ways(truth: Tensor, args: argparse.Namespace, model: EmbeddedRender, dino: Dinov2) -> Both:
+    """One picture with every tile painted, and with flat tiles skipped."""
+    size = (truth.shape[-2], truth.shape[-1])
+    source, images, spent = resize(truth, (size[0] // 2, size[1] // 2)).clamp(0, 1), [], []
+    for skip in (False, True):
+        settings = Settings(denoise=args.denoise, seed=1, tile_size=192, overlap=48, skip_flat=skip)
+        settings = settings.replace(steps=args.steps, dino_strength=args.strength)
+        started = time.process_time()
+        with torch.autocast("cpu", torch.bfloat16, enabled=args.bfloat16):
+            run = Run(source, size, settings, model, dino)
+            images.append(run.render().float())
+        spent.append(time.process_time() - started)
+    plain = back_project(resize(source, size).clamp(0, 1), source, strength=1.0)
+    told = run.report(images[1], 0.0).tiles
+    skipped = [tile for tile, each in zip(run.plan, told, strict=True) if each.skipped]
+    return Both(images[0], images[1], plain, (spent[0], spent[1]), skipped, run)
+
+
+def compared(both: Both, truth: Tensor, judges: dict[str, Callable[[Tensor, Tensor], float]]) -> list[list[float]]:
+    """A row for each skipped tile: PSNR and distances of it painted, skipped, and skipped with grain."""
+    rows, draw = [], torch.Generator().manual_seed(0)
+    for tile in both.skipped:
+        painted, left, true = (x[..., tile.rows, tile.cols] for x in (both.painted, both.left, truth))
+        kinds = (painted, left, grainy(left, painted, draw))
+        rows.append([judge(kind, true) for judge in (psnr, *judges.values()) for kind in kinds])
+    return rows
+
+
 @torch.no_grad()
 def main() -> int:
     """Print a row for each picture and the means."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", nargs="+")
     parser.add_argument("--judges")
+    parser.add_argument("--traps", type=Path, help="list of traps; their photographs lie beside the first photo")
     parser.add_argument("--denoise", type=float, default=0.3)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--strength", type=float, default=0.5)
     parser.add_argument("--bfloat16", action="store_true", help="the networks in half precision, for speed")
     parser.add_argument("--side", type=int, default=416)
-    parser.add_argument("--pictures", type=Path, help="write every result here")
     args = parser.parse_args()
     model, dino, judges = EmbeddedRender(), load_dinov2(), load_judges(args.judges)
     cases = {Path(photo).stem: calmest(read_picture(photo).pixels, args.side) for photo in args.photos}
-    seconds, sums = [0.0, 0.0], []
+    cases |= trapped(args.traps, Path(args.photos[0]).parent, args.side) if args.traps else {}
+    seconds, rows, seams = [0.0, 0.0], [], []
     for name, truth in {**cases, **gradients(args.side)}.items():
-        source, size = resize(truth, (args.side // 2, args.side // 2)).clamp(0, 1), (args.side, args.side)
-        images, runs, spent = [], [], []
-        for skip in (False, True):
-            settings = Settings(denoise=args.denoise, seed=1, tile_size=192, overlap=48, skip_flat=skip)
-            settings = settings.replace(steps=args.steps, dino_strength=args.strength)
-            started = time.process_time()
-            with torch.autocast("cpu", torch.bfloat16, enabled=args.bfloat16):
-                run = Run(source, size, settings, model, dino)
-                images.append(run.render().float())
-            spent.append(time.process_time() - started)
-            runs.append(run)
-        seconds = [a + b for a, b in zip(seconds, spent, strict=True)]
-        told = runs[1].report(images[1], 0.0).tiles
-        skipped = [tile for tile, each in zip(runs[1].plan, told, strict=True) if each.skipped]
-        plain = back_project(resize(source, size).clamp(0, 1), source, strength=1.0)
-        seams = [worst_seam(image, runs[1]) for image in (*images, plain)]
-        text = f"{name}: {len(skipped)} of {len(told)} tiles, time x{spent[1] / spent[0]:.2f}, "
-        text += f"seam {seams[0]:.3f} / {seams[1]:.3f} (enlarged source {seams[2]:.3f})"
-        for tile in skipped if name in cases else ():
-            painted, left, true = (x[..., tile.rows, tile.cols] for x in (*images, truth))
-            row = [psnr(painted, true), psnr(left, true)]
-            for distance in judges.values():
-                row += [distance(painted, true), distance(left, true)]
-            sums.append(row)
-        sys.stdout.write(text + "\n")
+        both = both_ways(truth, args, model, dino)
+        seconds = [a + b for a, b in zip(seconds, both.seconds, strict=True)]
+        steps = [skip_seams(x, both.skipped, both.run) for x in (both.painted, both.left, both.plain)]
+        seams += zip(*steps, strict=True)
+        rows += compared(both, truth, judges) if name in cases else []
+        at = " / ".join(f"{sum(x) / len(x):.3f}" for x in steps if x) or "no border"
+        sys.stdout.write(f"{name}: {len(both.skipped)} of {len(both.run.plan)} tiles, "
+                         f"time x{both.seconds[1] / both.seconds[0]:.2f}, seam {at}\n")  # fmt: skip
         sys.stdout.flush()
-    sys.stdout.write(f"all: time x{seconds[1] / seconds[0]:.2f}\n")
-    means = torch.tensor(sums, dtype=torch.float64).mean(0).tolist()
-    for label, (painted, left) in zip(("PSNR", *judges), zip(means[::2], means[1::2], strict=True), strict=True):
-        of = f"{label} of {len(sums)} skipped tiles of photographs"
-        sys.stdout.write(f"{of}: painted {painted:.4f}, skipped {left:.4f}\n")
+    sys.stdout.write(f"all: time x{seconds[1] / seconds[0]:.2f}, seam ")
+    sys.stdout.write(" / ".join(f"{v:.3f}" for v in torch.tensor(seams).mean(0).tolist()) + f", {len(seams)} lines\n")
+    means = torch.tensor(rows, dtype=torch.float64).mean(0).tolist()
+    for index, label in enumerate(("PSNR", *judges)):
+        painted, left, grain = means[3 * index : 3 * index + 3]
+        sys.stdout.write(f"{label} of {len(rows)} skipped tiles of photographs: painted {painted:.4f}, "
+                         f"skipped {left:.4f}, with grain {grain:.4f}\n")  # fmt: skip
     return 0
 
 

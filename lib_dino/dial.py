@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from .painter import Painting
 from .tiles import Tile
@@ -27,6 +27,14 @@ class Choice:
     painting: Painting
     reached: float
     within: bool
+
+    def figures(self, allowed: float, achieved: float | None) -> dict[str, Any]:
+        """Asked against achieved for a report; `achieved` as for `note`."""
+        return {
+            "asked": allowed, "denoise": self.painting.denoise, "strength": self.painting.strength,
+            "probes": self.reached, "achieved": achieved,
+            "within": None if achieved is None else achieved <= allowed,
+        }  # fmt: skip
 
     def note(self, allowed: float, achieved: float | None) -> str:
         """One sentence on asked against achieved; `achieved` is the finished picture's, None when not measured."""

@@ -104,6 +104,8 @@ class Report:
         source_noise: estimated noise of the source, in units of the picture's range.
         bound: drift above plain enlargement that a patch may have before it counts as over; None when not measured.
         bound_kind: "asked" by the user, "fitted" to the feature network on pictures, or the stated "default".
+        dial: what was allowed, what was chosen for it and what came of it, see `dial.Choice.figures`; None when no
+            drift was allowed for.
         alarm_at: suspicion from which on a tile is reported; None where the feature network has no head.
     """
 
@@ -122,6 +124,7 @@ class Report:
     bound: float | None = None
     bound_kind: str | None = None
     alarm_at: float | None = None
+    dial: dict[str, Any] | None = None
 
     @property
     def drift(self) -> float | None:

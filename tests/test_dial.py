@@ -78,3 +78,7 @@ def test_a_run_takes_the_most_denoise_that_the_allowed_drift_lets_it(quick_dino,
     assert all(tile.denoise == pytest.approx(strict[1]) for tile in strict[0].tiles)
     [note] = [note for note in strict[0].notes if "Allowed drift 0.02" in note]
     assert f"the finished picture {strict[2]:.3g}" in note
+    dial = strict[0].dial
+    assert (dial["asked"], dial["denoise"], dial["achieved"]) == (0.02, strict[1], strict[2])
+    assert 0 < dial["probes"] <= 0.02 and dial["within"] is (strict[2] <= 0.02)
+    assert free[0].dial["within"] is True

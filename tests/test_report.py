@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from lib_dino.dial import Choice
 from lib_dino.infotext import DRIFT_KEYS, infotext, parse_infotext
+from lib_dino.painter import Painting
 from lib_dino.report import SCHEMA, Report, TileReport, WorstPatch
 from lib_dino.settings import Settings
 
@@ -37,6 +39,9 @@ def test_every_key_of_the_json_is_documented_and_the_other_way_round():
     assert sorted(documented("report")) == sorted(values)
     assert sorted(documented("drift")) == sorted(values["drift"])
     assert sorted(documented("tile")) == sorted(values["tiles"][0])
+    choice = Choice(Painting(0, 1, 0.4, 0.5, 1.0), 0.1, True)
+    assert sorted(documented("dial")) == sorted(choice.figures(0.2, 0.1))
+    assert values["dial"] is None
     assert sorted(values["worst_patches"][0]) == ["box", "drift", "suspicion"]
     assert f"Schema **{SCHEMA}**" in DOCUMENT and values["schema"] == SCHEMA
 
