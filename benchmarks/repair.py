@@ -7,14 +7,18 @@ measured where repair matters:
 - `free`: consistency off: what the denoiser does by itself;
 - `planted`: a model without an exact codec, as in a web UI without a tiny autoencoder, so that consistency acts at the
   end alone; in a tenth of its paintings it insists at every step on a piece of another photograph;
-- `loose`: the same with consistency lowered to 0.2.
+- `loose`: the same with consistency lowered to 0.2;
+- `hidden`: `planted` with an exact codec: consistency between the steps takes away what a downscaling shows of the
+  piece, and what stays is invisible to it;
+- `honest`: that model without ever insisting, consistency on: whatever is redone is redone needlessly.
 
 Columns: tiles that fail (`repair.Judged.failing` over 1) at first and in the end, and tiles over the bound in the
 finished picture without and with repair; time of the whole run relative to that without repair (processor seconds),
-and model calls; detail of the repaired tiles relative to their first painting; `seam`, the mean step across tile
-borders relative to its neighbourhood, without and with; with `--judges` (see `training/evaluate_denoiser.py`) the
-distance of the repaired tiles to the original, before, after, and of the first painting fully pulled to the source
-without being painted again, in two networks that have no part in any of it.
+and model calls; `planted`, tiles whose first painting holds a piece, how many of them were redone and how many keep
+one, and how many others were redone; detail of the repaired tiles relative to their first painting; `seam`, the mean
+step across tile borders relative to its neighbourhood, without and with; with `--judges` (see
+`training/evaluate_denoiser.py`) the distance of the repaired tiles to the original, before, after, and of the first
+painting fully pulled to the source without being painted again, in two networks that have no part in any of it.
 """
 
 from __future__ import annotations
@@ -25,26 +29,28 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-from seams import worst_seam
 from torch import Tensor
 
-sys.path.append(str(Path(__file__).resolve().parent.parent / "training"))
+sys.path[:0] = [str(Path(__file__).resolve().parent.parent / part) for part in ("", "training")]
 
-from lib_dino.consistency import back_project
-from lib_dino.correction import PixelCodec
-from lib_dino.dinov2 import Dinov2, load_dinov2
-from lib_dino.embedded import NOISE_SCALE, EmbeddedRender
-from lib_dino.images import read_picture
-from lib_dino.painter import Painted, Painter
-from lib_dino.quality import detail_energy
-from lib_dino.render import TileCorrect
-from lib_dino.repair import Judged
-from lib_dino.resample import resize
-from lib_dino.run import Run
-from lib_dino.sampling import sample, schedule
-from lib_dino.settings import Settings
+from seams import worst_seam  # noqa: E402
+
+from lib_dino.consistency import back_project  # noqa: E402
+from lib_dino.correction import PixelCodec  # noqa: E402
+from lib_dino.dinov2 import Dinov2, load_dinov2  # noqa: E402
+from lib_dino.embedded import NOISE_SCALE, EmbeddedRender  # noqa: E402
+from lib_dino.images import read_picture  # noqa: E402
+from lib_dino.painter import Painted, Painter  # noqa: E402
+from lib_dino.quality import detail_energy  # noqa: E402
+from lib_dino.render import TileCorrect  # noqa: E402
+from lib_dino.repair import Judged  # noqa: E402
+from lib_dino.resample import resize  # noqa: E402
+from lib_dino.run import Run  # noqa: E402
+from lib_dino.sampling import sample, schedule  # noqa: E402
+from lib_dino.settings import Settings  # noqa: E402
 
 
 class RoughCodec(PixelCodec):
@@ -56,9 +62,10 @@ class RoughCodec(PixelCodec):
 class HostLike(EmbeddedRender):
     """The embedded denoiser without an exact codec, which insists on one of `things` now and then."""
 
-    def __init__(self, things: Tensor, insists: float) -> None:
+    def __init__(self, things: Tensor, insists: float, *, exact: bool = False) -> None:
         super().__init__()
-        self._codec, self._things, self._insists = RoughCodec(), things, insists
+        self._codec, self._things, self._insists = PixelCodec() if exact else RoughCodec(), things, insists
+        self.insisted: list[bool] = []
 
     def __call__(
         self, tiles: Tensor, noise: Tensor, *, denoise: float, steps: int, correct: TileCorrect,
@@ -67,6 +74,7 @@ class HostLike(EmbeddedRender):
         """Repaint tiles, as `render.Render` says."""
         sigmas = [ratio * NOISE_SCALE for ratio in schedule(denoise, steps)]
         masks = [self._thing(piece) for piece in noise]
+        self.insisted = [mask is not None for mask in masks]
 
         def predict(x: Tensor, sigma: float) -> Tensor:
             clean = self._denoiser(x, sigma)
@@ -105,6 +113,7 @@ class Totals:
     over: list[int] = field(default_factory=lambda: [0, 0])
     seconds: list[float] = field(default_factory=lambda: [0.0, 0.0])
     calls: list[int] = field(default_factory=lambda: [0, 0])
+    planted: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
     detail: list[float] = field(default_factory=list)
     seams: list[tuple[float, float]] = field(default_factory=list)
     judged: dict[str, list[tuple[float, float, float]]] = field(default_factory=dict)
@@ -113,6 +122,8 @@ class Totals:
         """One line of the table."""
         text = (
             f"failing {self.failed[0]} of {self.tiles} -> {self.failed[1]}, over {self.over[0]} -> {self.over[1]} | "
+            f"planted {self.planted[0]}, redone {self.planted[1]}, kept {self.planted[2]}; others redone "
+            f"{self.planted[3]} | "
             f"time x{self.seconds[1] / self.seconds[0]:.2f}, calls x{self.calls[1] / self.calls[0]:.2f} | "
             f"detail {_mean(self.detail):.2f} (least {min(self.detail, default=0):.2f}) | "
             f"seam {_mean([a for a, _ in self.seams]):.3f} -> {_mean([b for _, b in self.seams]):.3f}"
@@ -137,6 +148,12 @@ class Bounded(Run):
         """The benchmark's."""
         return self.limit
 
+    def _painted(self, *args: Any, **named: Any) -> list[Painted] | None:
+        painted = super()._painted(*args, **named)
+        for each, insisted in zip(painted or (), getattr(self.model, "insisted", ()), strict=False):
+            self.insisted.setdefault(each.tile, []).append(insisted)
+        return painted
+
     def _judged(self, painter: Painter, painted: Painted) -> Judged:
         judged = super()._judged(painter, painted)
         self.judged.setdefault(painted.tile, []).append(judged.failing)
@@ -153,7 +170,7 @@ def measure(
     images, runs = [], []
     for index, tries in enumerate((0, settings.repair_tries)):
         run = Bounded(source, size, settings.replace(repair_tries=tries), model, dino)
-        run.limit, run.judged = bound, {}
+        run.limit, run.judged, run.insisted = bound or run.yardstick.thresholds.bound, {}, {}
         started = time.process_time()
         images.append(run.render())
         totals.seconds[index] += time.process_time() - started
@@ -169,6 +186,11 @@ def measure(
         drifts = [runs[1].drift(tile, image) for image in images]
         for index, drift in enumerate(drifts):
             totals.over[index] += float(drift.patches.max()) > runs[1].bound
+        if held := runs[1].insisted.get(tile):
+            totals.planted[0] += held[0]
+            totals.planted[1] += held[0] and report.tries > 0
+            totals.planted[2] += held[report.kept]
+            totals.planted[3] += not held[0] and report.tries > 0
         if not report.kept:
             continue
         first, last, near, true = (x[..., tile.rows, tile.cols] for x in (*images, pulled, truth))
@@ -194,8 +216,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", nargs="+")
     parser.add_argument("--judges")
-    parser.add_argument("--arms", nargs="+", default=["free", "planted", "loose"])
-    parser.add_argument("--bounds", type=float, nargs="+", default=[0.2])
+    parser.add_argument("--arms", nargs="+", default=["free", "planted", "loose", "hidden", "honest"])
+    parser.add_argument("--bounds", type=float, nargs="+", default=[0.0], help="0 is the network's own")
     parser.add_argument("--denoise", type=float, default=0.5)
     parser.add_argument("--tries", type=int, default=2)
     parser.add_argument("--insists", type=float, default=0.1, help="share of paintings in which the model invents")
@@ -213,9 +235,11 @@ def main() -> int:
         pictures.append(pixels[..., top : top + side, left : left + side])
     things = torch.cat([resize(p, (80, 80))[..., 8:72, 8:72].clamp(0, 1) for p in pictures])
     dino, judges = load_dinov2(), load_judges(args.judges)
-    planted = HostLike(things, args.insists)
-    models = {"free": EmbeddedRender(), "planted": planted, "loose": planted}
-    consistency = {"free": 0.0, "planted": 1.0, "loose": 0.2}
+    planted, hidden = HostLike(things, args.insists), HostLike(things, args.insists, exact=True)
+    models = {
+        "free": EmbeddedRender(), "planted": planted, "loose": planted, "hidden": hidden, "honest": EmbeddedRender()
+    }  # fmt: skip
+    consistency = {"free": 0.0, "planted": 1.0, "loose": 0.2, "hidden": 1.0, "honest": 1.0}
     for arm in args.arms:
         for bound in args.bounds:
             totals = Totals()

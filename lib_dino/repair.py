@@ -3,7 +3,8 @@
 A tile fails when the finished picture would be over the bound there, or when the model painted something else, even
 though the final consistency will hide that from any measure at the source's scale: what is pulled back to the source
 by force keeps the outlines of what was painted (a cup pasted into a sleeve stays visible as a ghost of a cup, with a
-drift of 0.003).
+drift of 0.003). Where the feature network has an expected-detail head, a tile also fails by suspicion, for what a
+downscaling cannot see at all.
 
 Blur always looks faithful, so drift alone must not decide: a painting with much less detail than the first is no
 candidate, however faithful it is.
@@ -11,9 +12,10 @@ candidate, however faithful it is.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 from .drift import TileDrift
 from .painter import Painted, Painting
@@ -22,6 +24,16 @@ from .tiles import Tile
 
 LEAST_DETAIL: Final = 0.8
 """A redone tile keeps at least this share of the first painting's high-frequency energy."""
+
+_LEAST: Final = 1e-7
+"""Least chance of honesty that float32 tells from none."""
+
+
+class Measure(Protocol):
+    """Drift of a painting, with `detail` its suspicion too; None where it determines no pixel of the source."""
+
+    def __call__(self, painted: Painted, *, detail: bool) -> TileDrift | None:
+        """Measure one painting."""
 
 
 @dataclass(frozen=True)
@@ -59,21 +71,37 @@ class Trial:
         return len(self.paintings) - 1
 
 
-def judged(painted: Painted, pulled: Painted, bound: float, measure: Callable[[Painted], TileDrift | None]) -> Judged:
+def judged(painted: Painted, pulled: Painted, bound: float, measure: Measure, *, detail: bool = True) -> Judged:
     """`pulled` with its drift and detail, and how badly it fails.
 
     Args:
         painted: as the model left it.
         pulled: as the finished picture will show it.
         bound: largest patch drift above the floor that is let stand in the finished picture.
-        measure: drift of a painting; None where it determines no pixel of the source.
+        measure: looks at a painting.
+        detail: have it fail by suspicion too.
     """
-    drift = measure(pulled)
-    found = drift if pulled is painted else measure(painted)
+    drift = measure(pulled, detail=detail)
+    found = drift if pulled is painted else measure(painted, detail=False)
     failing = 0.0
     if drift is not None and found is not None:
-        failing = max(float(drift.patches.max()) / bound, float(found.patches.max()) / found.thresholds.invented)
+        failing = max(
+            float(drift.patches.max()) / bound,
+            float(found.patches.max()) / found.thresholds.invented,
+            suspected(drift),
+        )
     return Judged(pulled, drift, detail_energy(pulled.image), failing)
+
+
+def suspected(drift: TileDrift) -> float:
+    """How far a tile's suspicion is towards the alarm, 1 being just at it; 0 without a head.
+
+    Compared is minus the logarithm of the chance that nothing was invented: suspicion itself crowds below 1.
+    """
+    suspicion, alarm = drift.suspicion_score, drift.thresholds.alarm
+    if suspicion is None or alarm is None or not 0 < alarm < 1:
+        return 0.0
+    return math.log1p(-min(suspicion, 1 - _LEAST)) / math.log1p(-alarm)
 
 
 def repair(

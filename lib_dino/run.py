@@ -148,6 +148,7 @@ class Run:
             bound=self.bound if measured else None,
             alarm_at=measured.thresholds.alarm if measured else None,
             bound_kind=bound_kind(measured.thresholds, self.settings.max_drift) if measured else None,
+            dial=self._choice.figures(self.settings.allowed_drift, self._achieved()) if self._choice else None,
         )
 
     def heats(self) -> tuple[Heat, ...]:
@@ -163,10 +164,13 @@ class Run:
         if skipped := len(self._inside) - len(self._wanted):
             yield f"Left alone because nothing in them wants repainting: {_tiles(skipped)}."
         if self._choice is not None:
-            achieved = max((float(drift.patches.max()) for drift in self.found.values()), default=None)
-            yield self._choice.note(self.settings.allowed_drift, achieved)
+            yield self._choice.note(self.settings.allowed_drift, self._achieved())
         if self._held is not None:
             yield bound_note(self._held, self.settings.max_drift)
+
+    def _achieved(self) -> float | None:
+        """The largest patch drift above the floor that `report` found; None when it measured nothing."""
+        return max((float(drift.patches.max()) for drift in self.found.values()), default=None)
 
     def _notes(self) -> Iterator[str]:
         yield from self.events()
@@ -269,7 +273,7 @@ class Run:
                 painted = self._painted(painter, [tile], painting, counts=False)
                 if painted is None:
                     return None
-                drifts.append(self._judged(painter, painted[0]).drift)
+                drifts.append(self._judged(painter, painted[0], detail=False).drift)
             return max((float(drift.patches.max()) for drift in drifts if drift is not None), default=0.0)
 
         usable = [p for p in ways(first, guides=self.settings.guides) if painter.can(p)]
@@ -282,14 +286,14 @@ class Run:
         region = operators.crop(self.source)
         return is_flat(region, self.yardstick.extract(region))
 
-    def _judged(self, painter: Painter, painted: Painted) -> Judged:
+    def _judged(self, painter: Painter, painted: Painted, *, detail: bool = True) -> Judged:
         operators, yardstick = painter.operators(painted.tile), self.yardstick
         assert yardstick is not None, "repair needs features"
 
-        def measure(each: Painted) -> TileDrift | None:
-            return yardstick.tile(each.image, operators) if operators.knows_something else None
+        def measure(painted: Painted, *, detail: bool) -> TileDrift | None:
+            return yardstick.tile(painted.image, operators, detail=detail) if operators.knows_something else None
 
-        return judged(painted, painter.pulled(painted), self.bound, measure)
+        return judged(painted, painter.pulled(painted), self.bound, measure, detail=detail)
 
     def _within_bound(self, done: Tensor) -> Tensor:
         scale = (self.target_size[0] / self.source.shape[-2], self.target_size[1] / self.source.shape[-1])

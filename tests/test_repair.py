@@ -1,16 +1,22 @@
+import dataclasses
+
 import pytest
 import torch
 from torch.testing import assert_close
 
+import lib_dino.run
 from lib_dino.blend import Canvas
+from lib_dino.calibration import Calibration, Thresholds
 from lib_dino.correction import PixelCodec
+from lib_dino.drift import TileDrift, Yardstick
 from lib_dino.errors import SettingsError
-from lib_dino.painter import Painter, Painting
+from lib_dino.painter import Painted, Painter, Painting
 from lib_dino.quality import detail_energy
+from lib_dino.repair import judged, suspected
 from lib_dino.resample import resize
 from lib_dino.run import Run
 from lib_dino.settings import Settings
-from lib_dino.tiles import plan_tiles
+from lib_dino.tiles import Tile, plan_tiles
 
 
 @pytest.fixture(scope="module")
@@ -197,3 +203,54 @@ def test_what_the_final_consistency_would_only_hide_is_painted_again(source, din
     clean = run(source, dino, Host(), repair_tries=0, consistency=1.0).render()
     middle = (..., slice(30, 66), slice(30, 66))
     assert (redone - clean)[middle].abs().mean() < 0.3 * (ghost - clean)[middle].abs().mean()
+
+
+def drift_of(suspicion=None, alarm=None, patch=0.0, invented=0.5):
+    patches = torch.full((4, 4), patch)
+    told = None if suspicion is None else torch.full((8, 8), suspicion)
+    limits = Thresholds(0.1, invented, alarm, measured=True)
+    whole = slice(0, 56)
+    return TileDrift(patches, torch.ones(4, 4), patch, patch, 0.0, limits, whole, whole, suspicion=told)
+
+
+@pytest.mark.parametrize("alarm", [0.3, 0.9, 0.9996])
+def test_a_tile_fails_by_suspicion_exactly_above_the_alarm_and_more_the_surer_it_is(alarm):
+    values = [0.0, 0.5 * alarm, alarm - 1e-4 * (1 - alarm), alarm + 1e-1 * (1 - alarm), 1.0]
+    found = [suspected(drift_of(value, alarm)) for value in values]
+    assert found == sorted(found) and found[0] == 0
+    assert [value > 1 for value in found] == [drift_of(value, alarm).alarm for value in values]
+    assert found[-1] < float("inf")
+    assert suspected(drift_of(0.9, None)) == suspected(drift_of(None, 0.9)) == 0
+
+
+def test_suspicion_alone_fails_a_tile_and_drift_is_held_against_the_calibrated_thresholds():
+    first = Painted(Tile(0, 0, 56, 56), Painting(0, 1, 0.5, 0.5, 1.0), torch.rand(1, 3, 56, 56), 0.0, 0.0)
+    pulled = dataclasses.replace(first)
+
+    def failing(before, after, **more):
+        return judged(first, pulled, 0.1, lambda each, detail: after if detail else before, **more).failing
+
+    assert failing(drift_of(), drift_of(0.95, 0.9)) > 1 > failing(drift_of(), drift_of(0.85, 0.9))
+    assert failing(drift_of(patch=0.2, invented=0.15), drift_of()) == pytest.approx(0.2 / 0.15)
+    assert failing(drift_of(patch=0.2, invented=0.5), drift_of()) == pytest.approx(0.4)
+    assert failing(drift_of(), drift_of(patch=0.15)) == pytest.approx(1.5)
+
+
+def test_a_run_repairs_by_the_thresholds_and_the_head_that_belong_to_its_network(source, dino, monkeypatch):
+    limits = Thresholds(0.1, 0.5, 0.9, measured=True)
+    monkeypatch.setattr(lib_dino.run, "load_calibration", lambda network: Calibration(limits))
+    seen, plain = [], Yardstick.tile
+
+    def tile(self, made, operators, *, detail=False):
+        found = plain(self, made, operators)
+        if not detail:
+            return found
+        seen.append(len(seen))  # the third tile's first painting is suspicious, whatever drift says
+        return dataclasses.replace(found, suspicion=torch.full((4, 4), 0.95 if seen[-1] == 2 else 0.1))
+
+    monkeypatch.setattr(Yardstick, "tile", tile)
+    task = run(source, dino, Inventor())
+    task.measure = False
+    task.render()
+    assert [each.tries for each in task.report(task.base, 0.0).tiles] == [0, 0, 1, 0]
+    assert [each.kept for each in task.report(task.base, 0.0).tiles] == [0, 0, 1, 0]
