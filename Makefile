@@ -8,6 +8,7 @@ FEATURES ?=
 PHOTOS   ?= training/data/train
 JUDGES   ?=
 CONTROL  ?=
+PIXELS   ?=
 # further options of benchmarks/fidelity.py
 FIDELITY ?=
 
@@ -32,9 +33,10 @@ lint: $(VENV)/.test
 calibrate: $(VENV)/.demo
 	$(BIN)/python training/calibrate.py $(if $(FEATURES),--features "$(FEATURES)") --photos "$(PHOTOS)"
 
-# Needs the held-out photographs (training/photographs.py fetch); JUDGES and CONTROL add rivals.
+# Needs the held-out photographs (training/photographs.py fetch); JUDGES, CONTROL and PIXELS add rivals.
 benchmark-detection: $(VENV)/.test
-	$(BIN)/python benchmarks/detection.py $(if $(JUDGES),--judges "$(JUDGES)") $(if $(CONTROL),--control "$(CONTROL)")
+	$(BIN)/python benchmarks/detection.py $(if $(JUDGES),--judges "$(JUDGES)") $(if $(CONTROL),--control "$(CONTROL)") \
+	  $(if $(PIXELS),--pixels "$(PIXELS)")
 
 # Rewrites docs/fidelity.md; goes on where it stopped. FIDELITY="--quick" for a look, "--fresh ARM" after a change.
 benchmark-fidelity: $(VENV)/.test benchmarks/out/judges/.made

@@ -1,6 +1,6 @@
 """Does the measure find what was invented? Planted edits on held-out photographs.
 
-    python benchmarks/detection.py [--judges FOLDER] [--control FOLDER] [--out docs/detection.md]
+    python benchmarks/detection.py [--judges FOLDER] [--control FOLDER] [--pixels FOLDER] [--out docs/detection.md]
 
 For each held-out photograph (`training/photographs.py fetch` gets them; none was trained on) tiles of the result are
 made at 2x and 4x, on the true picture, recompressed, sharpened, and on the product's own honest enlargement. In each an
@@ -8,7 +8,8 @@ edit is planted: an object pasted, a texture swapped, a sign's letters changed, 
 them projected onto the source, so that downscaling cannot see them. Every measure gives a map over patches of 14 px
 and judges tile by tile; a tile's score is the better, for that measure, of the map's mean and of its four highest
 patches' mean, except for the shipped one, which has a single score. `--judges` is as for
-`training/evaluate_denoiser.py`; `--control` is a network with random weights, calibrated like the shipped one.
+`training/evaluate_denoiser.py`; `--control` is a network with random weights, calibrated like the shipped one;
+`--pixels` is the shipped network with a head that reads none of its tokens (`calibrate.py --no-tokens`).
 """
 
 from __future__ import annotations
@@ -296,7 +297,10 @@ def judge_cases(found: Iterator[Case], measures: dict[str, Measure], dinos: dict
     for case in found:
         maps = {name: measure(case).numpy() for name, measure in measures.items()}
         for label, network in networks.items():
-            maps |= {f"{key}, {label}": value.numpy() for key, value in network(case).items()}
+            found_maps = network(case)
+            if label == "pixels alone":  # its drift is the shipped network's
+                found_maps.pop("drift")
+            maps |= {f"{key}, {label}": value.numpy() for key, value in found_maps.items()}
         rows.append(Judged(case.picture, case.kind, case.carrier, case.scale, case.visible,
                            patch_change(case).numpy(), maps))
     return rows
@@ -423,7 +427,9 @@ def write(rows: list[Judged], calm: list[Judged], limit: float, shipped: str, se
         "",
         "Edits are planted by a script of the same family as those the head learned from (other photographs, though); "
         "the network, its head and the honest enlargements are the embedded ones. Results of large diffusion models "
-        "look different, and no such model was at hand. How much of it is DINO: see `training/README-detail.md`.",
+        "look different, and no such model was at hand. Random weights and pixels alone: heads of the same make, the "
+        "former's from fewer cases. More on how much of it is DINO, and on kinds of edits that a head never saw: "
+        "[training/README-detail.md](../training/README-detail.md).",
         "",
     ])
 
@@ -439,6 +445,7 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, default=DATA / "heldout", help="folder (default %(default)s)")
     parser.add_argument("--judges", type=Path, help="adds a perceptual distance; see training/evaluate_denoiser.py")
     parser.add_argument("--control", help="a calibrated network with random weights")
+    parser.add_argument("--pixels", help="the network with a head that reads no tokens")
     parser.add_argument("--scenes", type=int, default=len(PLAN), help="scenes a photograph (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "detection.md")
@@ -457,7 +464,8 @@ def main() -> None:
         judge = EfficientNetLite2(args.judges)
         measures["perceptual distance"] = perceptual(judge, matched=False)
         measures["perceptual distance at the source's scale"] = perceptual(judge, matched=True)
-    dinos: dict[str, str | None] = {"DINO": None, **({"random weights": args.control} if args.control else {})}
+    rivals = {"random weights": args.control, "pixels alone": args.pixels}
+    dinos: dict[str, str | None] = {"DINO": None, **{name: folder for name, folder in rivals.items() if folder}}
     pictures, started = load_pictures(args.photos), time.perf_counter()
     rows = judge_cases(cases(pictures, args.scenes, args.seed), measures, dinos)
     calm = judge_cases(sharpened(pictures, args.seed), {}, {"DINO": None})

@@ -340,12 +340,13 @@ def split(pictures: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Ten
 
 def calibrate(
     dino: Dinov2, pictures: dict[str, Tensor], folder: Path, *, scenes: int, minutes: float, seed: int = 0,
-    with_head: bool = True, null_px: int = 392, nulls: int = 100,
+    with_head: bool = True, with_tokens: bool = True, null_px: int = 392, nulls: int = 100,
 ) -> Thresholds:
     """Fit both and write them into `folder`, under the names that belong to the network's file."""
     rng, upscale = np.random.default_rng(seed), embedded_upscale()
     train, rest = split(pictures)
-    shape = HeadShape(dino.dim, tuple(sorted({max(1, round(dino.depth * part)) for part in (0.375, 0.625, 1)})))
+    layers = tuple(sorted({max(1, round(dino.depth * part)) for part in (0.375, 0.625, 1)}))
+    shape = HeadShape(dino.dim, layers, tokens=with_tokens)
     found = list(cases(rest, max(2, scenes // 5), upscale, rng))
     held, head = inputs(dino, found, shape.layers), None
     figures: dict[str, object] = {"photographs": len(pictures), "scenes": scenes, "minutes": minutes, "seed": seed}
@@ -374,6 +375,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--scenes", type=int, default=700, help="scenes to train the head on (default %(default)s)")
     parser.add_argument("--minutes", type=float, default=3, help="processor time for the head (default %(default)s)")
     parser.add_argument("--no-head", action="store_true", help="fit drift thresholds alone")
+    parser.add_argument("--no-tokens", action="store_true", help="a head on pixels and drift alone, as a control")
     parser.add_argument("--device", default="cpu", help="where the feature network runs (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
@@ -385,7 +387,7 @@ def main(arguments: list[str] | None = None) -> None:
     folder = args.out or dino.path.parent
     folder.mkdir(parents=True, exist_ok=True)
     print(calibrate(dino, pictures, folder, scenes=args.scenes, minutes=args.minutes, seed=args.seed,
-                    with_head=not args.no_head))
+                    with_head=not args.no_head, with_tokens=not args.no_tokens))
 
 
 if __name__ == "__main__":
