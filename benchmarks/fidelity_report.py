@@ -24,17 +24,18 @@ and backward to the picture: 4.7 G for a source tile of 256 px, 20.0 G for 512 p
 own figures are counted on the published architectures: 1.6 T (SD 1.5 at 512 px with CFG), 13.5 T (SDXL at 1024 px
 with CFG), 74.4 T (FLUX.1 at 1024 px). In a host without its tiny autoencoder no network is added by consistency: it
 acts on the finished picture, and in the loop at most on colours, by a linear map.
-Where the tiny autoencoder's files are present it also acts in the loop: as written two decodings and two
-encodings each step (141 and 122 G at 512 px, 565 and 489 G at 1024 px each). Resampling is below 0.1 G and left out.
+Where the tiny autoencoder's files are present it acts in the loop too, at one of the defaults' five calls, by a
+decoding and two encodings (141 and 122 G at 512 px, 565 and 489 G at 1024 px each). Resampling is below
+5 G and left out.
 
 | | SD 1.5 | SDXL | FLUX.1 |
 |---|---|---|---|
 | target | 1.08 | 1.05 | 1.03 |
 | guidance, consistency without a network | 1.003 | 1.001 | 1.000 |
-| the same with the tiny autoencoder in the loop, each step | **1.33** | **1.16** | 1.029 |
+| the same with the tiny autoencoder in the loop | 1.051 | 1.024 | 1.004 |
+| the same with DINOv2 small, see [cost.md](cost.md) | 1.072 | 1.042 | 1.008 |
 
-So the target is reached without the tiny autoencoder, and on SD 1.5 and SDXL it is missed with it. Not measured on a
-GPU, and neither was memory.
+So the targets are reached. Not measured on a GPU, and neither was memory.
 """
 
 

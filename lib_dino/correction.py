@@ -20,10 +20,16 @@ class Codec(Protocol):
     Attributes:
         spread: standard deviation of clean data in the model's scale.
         exact: `picture` is good enough to be held against the source pixel by pixel.
+        sparing: where that costs too much for every call, the noise-to-signal ratios at which it is done, once each,
+            when a tile's falls so low. Empty is at every call.
     """
 
     spread: float
-    exact: bool
+    sparing: tuple[float, ...]
+
+    @property
+    def exact(self) -> bool:
+        """See above; asked only when it is due."""
 
     def decode(self, clean: Tensor) -> Tensor:
         """(B, C, h, w) in the model's scale to pictures (B, 3, H, W) in [0, 1]; differentiable."""
@@ -35,7 +41,7 @@ class Codec(Protocol):
         """`clean` after its picture has changed by `change`, (B, 3, H, W)."""
 
     def anchored(self, clean: Tensor, reference: Tensor, strength: float) -> Tensor:
-        """`clean` held to the source's tile in the model's scale as far as an inexact codec can; else asked for."""
+        """`clean` held to the source's tile in the model's scale as far as can be without being exact."""
 
     def references(self, count: int) -> Sequence[Tensor | None]:
         """For each of `count` tiles the source tile in the model's scale, (1, C, h, w).
@@ -50,6 +56,7 @@ class PixelCodec:
 
     spread = 0.5
     exact = True
+    sparing: tuple[float, ...] = ()
 
     def decode(self, clean: Tensor) -> Tensor:
         """[-1, 1] to [0, 1]."""
@@ -96,6 +103,8 @@ class TileCorrection:
     target: Callable[[Tensor], Target] | None = None
     applied: list[Tensor] = field(default_factory=list, init=False)
     _target: Target | None = field(default=None, init=False)
+    _passed: int | None = field(default=None, init=False)
+    _last: tuple[Tensor, float] | None = field(default=None, init=False)
 
     @property
     def mean_applied(self) -> float:
@@ -130,9 +139,30 @@ class TileCorrection:
                 spread=codec.spread,
             )
         # Consistency comes second: it has the last word on everything the source can tell.
-        if self.consistency and codec.exact:
+        return self._held(clean, ratio, codec, reference) if self.consistency else clean
+
+    def _held(self, clean: Tensor, ratio: float, codec: Codec, reference: Tensor | None) -> Tensor:
+        """`clean` held to the source: exactly where that is due, else by the last exact shift and coarse colours."""
+        if self._due(ratio, codec.sparing) and codec.exact:
             pull = tile_pull(codec.picture(clean), self.source, self.operators, dead_zone=self.dead_zone)
-            clean = codec.shift(clean, self.consistency * pull)
-        elif self.consistency and reference is not None:
-            clean = codec.anchored(clean, reference, self.consistency)
-        return clean
+            moved = codec.shift(clean, self.consistency * pull)
+            if not codec.sparing:
+                return moved
+            if moved is not clean:
+                self._last = moved - clean, ratio
+                return moved
+        if self._last is not None:
+            # What was shifted at `then` makes up 1 - ratio / then of the noisy data by now: the rest is still missing.
+            shift, then = self._last
+            clean = clean + min(1.0, ratio / then) * shift
+        return clean if reference is None else codec.anchored(clean, reference, self.consistency)
+
+    def _due(self, ratio: float, levels: tuple[float, ...]) -> bool:
+        """Whether the exact pull is to be done at this call.
+
+        By noise, not by number: ten steps and forty get the same pulls. A tile that begins with less noise than some
+        levels has its first pull at the next of them, at once where there is none.
+        """
+        passed, before = sum(ratio <= level for level in levels), self._passed
+        self._passed = max(passed, before or 0)
+        return passed == len(levels) if before is None else passed > before or not levels

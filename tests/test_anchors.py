@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from lib_dino.consistency import COLOUR_DEAD_ZONE, colour_pull
-from lib_dino.host.latent import LatentCodec, TinyCodec
+from lib_dino.host.autoencoder import AutoencoderCodec
+from lib_dino.host.latent import LatentCodec
 from lib_dino.quality import detail_energy, psnr
 from lib_dino.resample import resize, tile_operators
 
@@ -88,7 +89,7 @@ def judged(name, scale, scene):
     pasted[box] = (1.2 * other - 0.6 * truth + 0.3).clamp(0, 1)[box]
 
     if name == "tiny autoencoder":
-        codec = TinyCodec(auto.encode, auto.decode, "sd3")
+        codec = AutoencoderCodec(auto.encode, auto.decode, "sd3")
         operators = tile_operators((SIDE // scale, SIDE // scale), (SIDE, SIDE), slice(0, SIDE), slice(0, SIDE))
 
         def held(latent):

@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from lib_dino.host.autoencoder import AutoencoderCodec
 from lib_dino.host.hooks import clean_from_noise, noise_from_clean
-from lib_dino.host.latent import LatentCodec, TinyCodec, signal_to_noise_inverse
+from lib_dino.host.latent import LatentCodec, signal_to_noise_inverse
 from lib_dino.host.noise import TileNoise, later_noise
 from lib_dino.tiles import Tile
 
@@ -52,7 +53,7 @@ def test_references_are_handed_out_tile_by_tile(generator):
 def test_no_change_of_the_picture_is_no_change_of_the_latents(generator):
     encoder = torch.nn.AvgPool2d(8)
     decoder = torch.nn.Upsample(scale_factor=8)
-    codec = TinyCodec(encoder, decoder, "sd1")
+    codec = AutoencoderCodec(encoder, decoder, "sd1")
     clean = torch.randn(1, 4, 3, 3, generator=generator)
     picture = codec.picture(clean)
     assert torch.equal(codec.shift(clean, torch.zeros_like(picture)), clean)

@@ -223,8 +223,10 @@ def settings_page() -> None:
         (weights.OPTION_FOLDER, "", "Folder of feature models; empty is models/dinov2", gr.Textbox, {}),
         (weights.OPTION_DEVICE, "Automatic", "Device of the feature model", gr.Radio,
          {"choices": ["Automatic", "CPU"]}),
-        (weights.OPTION_TINY, True, "Source consistency at every step, where the tiny autoencoder (TAESD) is on disk",
-         gr.Checkbox, {}),
+        (weights.OPTION_TINY, True, "Source consistency inside the loop through the tiny autoencoder (TAESD), where "
+         "its files are on disk", gr.Checkbox, {}),
+        (weights.OPTION_VAE, False, "Source consistency inside the loop through the checkpoint's own VAE, where there "
+         "is no tiny autoencoder (slow)", gr.Checkbox, {}),
     ]  # fmt: skip
     for key, value, label, component, component_args in options:
         shared.opts.add_option(key, shared.OptionInfo(value, label, component, component_args, section=section))

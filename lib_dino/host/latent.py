@@ -2,22 +2,20 @@
 
 Guidance needs a picture of every estimate, gradients included. A fixed linear map from latent channels to colour
 costs nothing and is good enough to compare with: the source's own latent is shown through the same map, so its
-faults cancel. Where the host has a tiny autoencoder, that is exact enough for consistency inside the loop as well.
+faults cancel.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..consistency import colour_lift, colour_pull
-from .model import FACTOR, Model
+from .model import FACTOR
 
 # Colour in [-1, 1] = latent channels times these, plus the last row; the tables ComfyUI and the WebUIs preview with.
 _RGB: Final[dict[str, list[list[float]]]] = {
@@ -60,12 +58,17 @@ class LatentCodec:
     """
 
     spread = 1.0
-    exact = False
+    sparing: tuple[float, ...] = ()
 
     def __init__(self, family: str, references: Tensor | None = None) -> None:
         self._family = family
         self._tiles = () if references is None else torch.split(references, 1)
         self._lifts: dict[int, Tensor] = {}
+
+    @property
+    def exact(self) -> bool:
+        """False: the map is not."""
+        return False
 
     def decode(self, clean: Tensor) -> Tensor:
         """(B, C, h, w) to (B, 3, 8 h, 8 w) in [0, 1], more or less; differentiable."""
@@ -113,54 +116,3 @@ def _table(family: str, channels: int) -> Tensor:
     table = torch.randn(channels + 1, 3, generator=torch.Generator().manual_seed(channels))
     scaled: Tensor = table / (2 * float(channels) ** 0.5)
     return scaled
-
-
-class TinyCodec(LatentCodec):
-    """As `LatentCodec`, and exact by the host's tiny autoencoder; see `correction.Codec`.
-
-    Gradients still take the linear map: through the autoencoder they would need gigabytes.
-
-    Args:
-        encoder, decoder: networks between pictures in [0, 1] and the model's latents.
-    """
-
-    exact = True
-
-    def __init__(
-        self, encoder: nn.Module, decoder: nn.Module, family: str, references: Tensor | None = None
-    ) -> None:
-        super().__init__(family, references)
-        self._encoder, self._decoder = encoder, decoder
-        self._shown: tuple[Tensor, Tensor] | None = None
-
-    def picture(self, clean: Tensor) -> Tensor:
-        """(B, C, h, w) to (B, 3, 8 h, 8 w) in [0, 1], more or less."""
-        # `shift` asks for the picture that the change was reckoned from.
-        if self._shown is None or self._shown[0] is not clean:
-            with torch.no_grad():
-                self._shown = clean, self._decoder(clean.float())
-        return self._shown[1]
-
-    def shift(self, clean: Tensor, change: Tensor) -> Tensor:
-        """`clean` moved by the difference that `change` makes to the encoded picture: none for no change."""
-        with torch.no_grad():
-            picture = self.picture(clean)
-            moved: Tensor = self._encoder(picture + change) - self._encoder(picture)
-        return clean + moved.to(clean)
-
-
-def tiny_autoencoder(model: Model) -> tuple[nn.Module, nn.Module] | None:
-    """The host's tiny encoder and decoder in single precision; None unless their files are there already."""
-    from modules import paths, sd_vae_taesd
-
-    folder = Path(paths.models_path) / "VAE-taesd"
-    name = {"sd1": "taesd", "sdxl": "taesdxl", "sd3": "taesd3", "flux": "taef1"}[model.family]
-    if not all((folder / f"{name}_{part}.pth").is_file() for part in ("encoder", "decoder")):
-        return None
-    # Copied outside of inference mode: the host's own may have been built inside it.
-    with torch.inference_mode(False):
-        encoder, decoder = (
-            copy.deepcopy(make()).float().requires_grad_(False)
-            for make in (sd_vae_taesd.encoder_model, sd_vae_taesd.decoder_model)
-        )
-    return encoder, decoder

@@ -9,11 +9,22 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 _MASK = (1 << 32) - 1
+
+
+@contextmanager
+def repeatable(seed: int) -> Iterator[None]:
+    """Draws from torch's global generator, as by the autoencoder, depend on `seed` alone and leave no trace."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
 
 
 def later_noise(first: Tensor, key: int) -> Tensor:

@@ -23,11 +23,14 @@ from ..subject import Subject
 from ..tiles import Tile
 from . import adapter_files, adapters, pictures, screen, weights
 from .args import NO_UPSCALER, TITLE, Job
+from .autoencoder import AutoencoderCodec, HostVae, tiny_autoencoder
 from .hooks import Hooks
-from .latent import TinyCodec, tiny_autoencoder
 from .model import model_facts
 from .render import HostRender
 from .reports import Reports
+
+_IN_LOOP: Final = "DINO consistency in loop"
+"""Saved with the picture."""
 
 _EXTRA_NETWORKS: Final = re.compile(r"<\w+:[^>]+>")
 """As the hosts find them in prompts."""
@@ -61,7 +64,8 @@ class PictureJob:
         self._reports = reports
         self._p, self._job, self._screen, self._dino, self._scripts = p, job, shown, dino, scripts
         self._model = model_facts(p.sd_model)
-        self._codec = self._tiny_codec()
+        self._vae: HostVae | None = None
+        self._codec = self._autoencoder()
         alphas = getattr(p.sd_model, "alphas_cumprod", None)
         self._adapter = self._load_adapter()
         self.hooks = Hooks(self._model, alphas, stop=screen.stop_softly_asked, after=shown.keep)
@@ -157,16 +161,20 @@ class PictureJob:
             q.scheduler = self._job.scheduler
         return q
 
-    def _tiny_codec(self) -> Callable[[Tensor | None], Codec] | None:
-        """Makes codecs that are exact enough for consistency at every step; None where there is no such thing."""
+    def _autoencoder(self) -> Callable[[Tensor | None], Codec] | None:
+        """Makes codecs that are exact enough for consistency inside the loop; None where there is no such thing."""
         from modules import shared
 
-        wanted = self._job.settings.consistency > 0 and shared.opts.data.get(weights.OPTION_TINY, True)
-        networks = tiny_autoencoder(self._model) if wanted else None
-        if networks is None:
+        if not self._job.settings.consistency:
             return None
-        self._p.extra_generation_params["DINO consistency in loop"] = True
-        return functools.partial(TinyCodec, *networks, self._model.family)
+        networks = tiny_autoencoder(self._model) if shared.opts.data.get(weights.OPTION_TINY, True) else None
+        if networks is not None:
+            self._p.extra_generation_params[_IN_LOOP] = True
+            return lambda tiles: AutoencoderCodec(*networks, self._model.family, tiles)
+        if shared.opts.data.get(weights.OPTION_VAE, False):
+            self._vae = vae = HostVae(self._p.sd_model)
+            return lambda tiles: AutoencoderCodec(vae.encode, vae.decode, self._model.family, tiles, fits=vae.fits)
+        return None
 
     def _told(self, progress: Progress) -> None:
         redone = f", {progress.redone} redone" if progress.redone else ""
@@ -179,5 +187,9 @@ class PictureJob:
             p.extra_generation_params.setdefault(key, value)
         if isinstance(getattr(p, "comments", None), dict):
             p.comments.update(render.comments)
+        if self._vae is not None and self._vae.used:
+            p.extra_generation_params[_IN_LOOP] = "VAE"
+        if self._vae is not None and self._vae.left_out:
+            screen.comment(p, f"{TITLE}: {self._vae.left_out}")
         for text in run.events():
             screen.comment(p, f"{TITLE}: {text[0].lower()}{text[1:]}")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from .adapters import Conditioner
 from .hooks import Batch, Hooks
 from .latent import LatentCodec
 from .model import FACTOR, Model, model_calls
-from .noise import TileNoise
+from .noise import TileNoise, repeatable
 
 INFOTEXT_KEY = "DINO upscale"
 """ControlNet of A1111 takes "upscale" in a key as the sign that a call is for one tile."""
@@ -114,7 +113,7 @@ class HostRender:
         try:
             with (
                 self._hooks.armed(batch), self.conditioner.installed(q),
-                devices.without_autocast(), _repeatable(self._seed),
+                devices.without_autocast(), repeatable(self._seed),
             ):  # fmt: skip
                 processing.process_images(q)
         finally:
@@ -183,15 +182,6 @@ def tile_job(p: Any) -> Any:
 def _to_pil(tile: Tensor) -> Image.Image:
     values = (tile.clamp(0, 1) * 255).round().to(torch.uint8)
     return Image.fromarray(values.permute(1, 2, 0).cpu().numpy())
-
-
-@contextmanager
-def _repeatable(seed: int) -> Iterator[None]:
-    """Draws from torch's global generator, as by the autoencoder, depend on `seed` alone and leave no trace."""
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        yield
 
 
 def _tile_script() -> Any:

@@ -20,6 +20,7 @@ OPTION_MODEL: Final = "dino_upscale_model"
 OPTION_FOLDER: Final = "dino_upscale_folder"
 OPTION_DEVICE: Final = "dino_upscale_device"
 OPTION_TINY: Final = "dino_upscale_tiny_autoencoder"
+OPTION_VAE: Final = "dino_upscale_host_vae"
 _SUFFIX: Final = ".safetensors"
 
 _loaded: dict[tuple[str, str], Dinov2] = {}

@@ -345,6 +345,20 @@ class Host:
     def decode(self, latent):
         return F.interpolate((latent[:, :, None] * TABLE.view(1, 4, 3, 1, 1)).sum(1), scale_factor=8)
 
+    def samples_to_images_tensor(self, sample, approximation=None, model=None):
+        assert approximation == 0 and model is self.shared.sd_model
+        with torch.inference_mode(self.kind == "forge"), torch.no_grad():
+            return self.vae_answer(self.decode(sample))
+
+    def images_tensor_to_samples(self, image, approximation=None, model=None):
+        assert approximation == 0 and model is self.shared.sd_model and len(image) == 1
+        with torch.inference_mode(self.kind == "forge"), torch.no_grad():
+            return self.vae_answer(self.encode(image))
+
+    def vae_answer(self, x):
+        """What the autoencoder says in the middle of sampling; tests put troubles here."""
+        return x
+
     def process_images(self, p):
         p.scripts.hook("before_process", p)
         kept = {k: getattr(self.shared.opts, k) for k in p.override_settings}
@@ -432,7 +446,11 @@ def make_modules(kind, folder):
         "devices": {"without_autocast": _NoAutocast, "cpu": torch.device("cpu")},
         "images": {"flatten": lambda image, colour: image.convert("RGB")},
         "sd_samplers": {"all_samplers": samplers, "all_samplers_map": {s.name: s for s in samplers}},
-        "sd_samplers_common": {"InterruptedException": InterruptedException},
+        "sd_samplers_common": {
+            "InterruptedException": InterruptedException,
+            "samples_to_images_tensor": host.samples_to_images_tensor,
+            "images_tensor_to_samples": host.images_tensor_to_samples,
+        },
         "sd_schedulers": {"schedulers": [scheduler]},
         "paths": {"data_path": str(folder), "models_path": str(folder / "models")},
         "modelloader": {},
