@@ -73,7 +73,7 @@ def main() -> int:
     """Print a row for each consistency and allowed drift, Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", nargs="+")
-    parser.add_argument("--allowed", type=float, nargs="+", default=[0.02, 0.05, 0.1, 0.2])
+    parser.add_argument("--allowed", type=float, nargs="+", default=[0.05, 0.1, 0.2])
     parser.add_argument("--consistency", type=float, nargs="+", default=[1.0, 0.0])
     parser.add_argument("--denoise", type=float, default=0.5)
     parser.add_argument("--strength", type=float, default=0.5)

@@ -140,7 +140,8 @@ def test_large_results_are_seen_in_windows_that_cover_them(dino, generator):
     torch.testing.assert_close(pieces[..., :1, :1], first[..., :1, :1])
 
 
-def test_calibrating_end_to_end_on_any_network_and_pictures(tmp_path, monkeypatch):
+@pytest.mark.parametrize("tokens", [True, False])
+def test_calibrating_end_to_end_on_any_network_and_pictures(tmp_path, monkeypatch, tokens):
     import calibrate
 
     dino = tiny_network(tmp_path / "net", depth=2)
@@ -153,10 +154,11 @@ def test_calibrating_end_to_end_on_any_network_and_pictures(tmp_path, monkeypatc
     monkeypatch.setattr(calibrate, "LEAST_AUC", 0.0)
     monkeypatch.setattr(calibrate, "embedded_upscale", lambda: lambda s, size, d, seed: resize(s, size).clamp(0, 1))
     pictures = calibrate.load_pictures(tmp_path / "photos")
-    found = calibrate.calibrate(dino, pictures, tmp_path / "net", scenes=2, minutes=1e-4, null_px=84, nulls=3)
+    found = calibrate.calibrate(dino, pictures, tmp_path / "net", scenes=2, minutes=1e-4, null_px=84, nulls=3,
+                                with_tokens=tokens)
     held = load_calibration(dino)
     assert held.thresholds == found
-    assert held.thresholds.measured
+    assert held.thresholds.measured and held.head.shape.tokens is tokens
     assert 0 < found.bound < found.invented
     source = torch.rand(1, 3, 42, 42)
     operators, plain = whole(source)
@@ -191,3 +193,24 @@ def test_a_run_reports_suspicion_or_says_that_thresholds_are_defaults(dino, gene
     assert any("make calibrate" in note for note in report.notes) is not calibrated
     assert all((tile.suspicion is not None) is calibrated for tile in report.tiles)
     assert all(tile.alarm is calibrated for tile in report.tiles)  # the bar is at nothing
+
+
+def test_a_kind_left_out_is_kept_from_the_head_that_is_judged_on_it(monkeypatch, generator):
+    import leave_out
+    from calibrate import Inputs
+
+    kinds = ["honest", "object", "letters", "object"]
+    change = torch.tensor([0.0, 4.0, 4.0, 4.0])[:, None, None].expand(4, 2, 2)
+    data = Inputs(change, change, change, change, change,
+                  [(kind, "true", None if kind == "honest" else number < 3, "p") for number, kind in enumerate(kinds)])
+    asked = []
+
+    def fit(train, shape, *, minutes, leave_out=None):
+        asked.append(leave_out)
+        return -1 if leave_out else 1  # a head that knows all kinds is right, another wrong
+
+    monkeypatch.setattr(leave_out, "fit_head", fit)
+    monkeypatch.setattr(leave_out, "answers", lambda head, given: head * given.change)
+    lines = leave_out.table(data, data, HeadShape(8, (1,)), minutes=1.0, kinds=("object", "letters"))
+    assert asked == [None, "object", "letters"]
+    assert lines[2:] == ["| object | 1.000 | 0.000 | 1.000 | 0.000 |", "| letters | 1.000 | 0.000 | 0.500 | 0.500 |"]
