@@ -142,6 +142,7 @@ class Bounded(Run):
     """A run that redoes what is over a bound of the benchmark's, and blends nothing."""
 
     limit = 0.0
+    suspects = True
 
     @property
     def bound(self) -> float:
@@ -154,8 +155,8 @@ class Bounded(Run):
             self.insisted.setdefault(each.tile, []).append(insisted)
         return painted
 
-    def _judged(self, painter: Painter, painted: Painted) -> Judged:
-        judged = super()._judged(painter, painted)
+    def _judged(self, painter: Painter, painted: Painted, *, detail: bool = True) -> Judged:
+        judged = super()._judged(painter, painted, detail=detail and self.suspects)
         self.judged.setdefault(painted.tile, []).append(judged.failing)
         return judged
 
@@ -223,6 +224,7 @@ def main() -> int:
     parser.add_argument("--insists", type=float, default=0.1, help="share of paintings in which the model invents")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--strength", type=float, default=0.5)
+    parser.add_argument("--drift-alone", action="store_true", help="judge without the expected-detail head")
     parser.add_argument("--bfloat16", action="store_true", help="the denoiser in half precision, for speed")
     parser.add_argument("--side", type=int, default=384)
     parser.add_argument("--tile-size", type=int, default=192)
@@ -234,6 +236,7 @@ def main() -> int:
         top, left = ((length - side) // 2 for length in pixels.shape[-2:])
         pictures.append(pixels[..., top : top + side, left : left + side])
     things = torch.cat([resize(p, (80, 80))[..., 8:72, 8:72].clamp(0, 1) for p in pictures])
+    Bounded.suspects = not args.drift_alone
     dino, judges = load_dinov2(), load_judges(args.judges)
     planted, hidden = HostLike(things, args.insists), HostLike(things, args.insists, exact=True)
     models = {
