@@ -44,7 +44,9 @@ CONDITIONS = ((2, False), (2, True), (4, False), (4, True))
 FRONTIER = (0.0, 0.1, 0.25, 0.5, 0.7)
 CONSISTENT = (0.25, 0.35)
 """Further denoise of consistency alone, so that its own curve can be read at equal detail."""
-MAIN_ARMS = ("consistency, final", "consistency, in loop", "consistency", "consistency, no model", "defaults")
+PARTS = ("consistency, plain", "consistency, no texture", "consistency, source as given")
+"""Consistency without what is done beside back-projection."""
+MAIN_ARMS = (*PARTS, "consistency", "consistency, no model", "defaults")
 CONTROLLED = ("DINO 1", "DINO 1, random weights", "DINO 1, shuffled", "adapter", "adapter, shuffled", "all")
 PLANT_ARMS = ("unguided", "consistency", "DINO 1", "DINO 1, random weights", "adapter", "all")
 COST_ARMS = ("unguided", "consistency, final", "consistency", "defaults", "adapter", "all")
@@ -76,19 +78,21 @@ def jobs(pictures: list[str], traps: list[str], names: list[str], options: argpa
         main = [name for name in names if name in MAIN_ARMS]
         yield from _compared(pictures, main, first, seed, CONDITIONS[:1])
         yield from _compared(pictures, [name for name in names if name in CONTROLLED], first, seed, CONDITIONS[:1])
-        for denoise, picture in itertools.product(CONSISTENT, pictures):
-            yield Job("arms", picture, "consistency", denoise, seed=seed)
+        for arm, denoise, picture in itertools.product(("consistency, plain", "consistency"), CONSISTENT, pictures):
+            yield Job("arms", picture, arm, denoise, seed=seed)
         yield from _planted(pictures[:4], names, 2, options.plant_denoise, seed)
         for name, trap in itertools.product(TRAP_ARMS, traps):
             yield Job("trap", trap, name, options.plant_denoise, seed=seed)
         for name, picture in itertools.product(COST_ARMS, pictures[:2] if not seed else ()):
             if name in (*names, "unguided"):
                 yield Job("cost", picture, name, 0.5)
-        yield from _compared(pictures, main, first, seed, CONDITIONS[1:2])
+        yield from _compared(pictures, main, first, seed, CONDITIONS[1:])
+        for denoise, picture in itertools.product(CONSISTENT, pictures):
+            for factor, degraded in CONDITIONS[1:]:
+                yield Job("arms", picture, "consistency, plain", denoise, factor, degraded, seed)
         yield from _compared(pictures, names, first, seed, CONDITIONS[:1])
         controlled = [name for name in names if name in CONTROLLED]
         yield from _compared(pictures, controlled, first, seed, CONDITIONS[1:2])
-        yield from _compared(pictures, main, first, seed, CONDITIONS[2:])
         for factor in (2, 4):
             yield from _planted(pictures[:8], names, factor, options.plant_denoise, seed)
         for denoise in (first, *rest):
@@ -264,6 +268,7 @@ def main() -> None:
     parser.add_argument("--part", type=int, default=0, help="measure every n-th picture only, counted from this one")
     parser.add_argument("--parts", type=int, default=1, help="n of --part: for several processes at once")
     parser.add_argument("--fresh", nargs="+", default=[], metavar="ARM", help="measure these arms again")
+    parser.add_argument("--only", nargs="+", default=[], metavar="ARM", help="measure these arms and no others")
     parser.add_argument("--quick", action="store_true", help="two pictures, one seed, denoise 0.5, few steps")
     parser.add_argument("--report-only", action="store_true", help="write the report of what there is")
     options = parser.parse_args()
@@ -292,7 +297,8 @@ def measure_all(path: Path, options: argparse.Namespace) -> None:
     with path.open("a", encoding="utf-8") as file:
         for job in jobs(bench.pictures, list(bench.traps), names, options):
             key = job.key(options.side, options.steps)
-            if key in seen or (key in done and job.arm not in fresh) or not mine(job):
+            wanted = mine(job) and (not options.only or job.arm in options.only)
+            if key in seen or (key in done and job.arm not in fresh) or not wanted:
                 continue
             seen.add(key)
             if time.monotonic() > ends:

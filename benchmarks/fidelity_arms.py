@@ -26,7 +26,7 @@ from lib_dino.drift import Target, Yardstick
 from lib_dino.embedded import EmbeddedRender
 from lib_dino.resample import resize
 
-UNGUIDED: dict[str, Any] = {"dino_enabled": False, "consistency": 0.0}
+UNGUIDED: dict[str, Any] = {"dino_enabled": False, "consistency": 0.0, "clean_source": 0.0, "texture": 0.0}
 FORCED = 0.6
 """A plant is forced into the predicted clean picture at noise levels above this share of the first one."""
 
@@ -63,13 +63,16 @@ def arms(*, adapter: bool) -> dict[str, Arm]:
         "consistency, final": Arm(off, loop=False),
         "consistency, in loop": Arm(off, final=False),
         "consistency": Arm(off),
+        "consistency, source as given": Arm({**off, "clean_source": 0.0}),
+        "consistency, no texture": Arm({**off, "texture": 0.0}),
+        "consistency, plain": Arm({**off, "clean_source": 0.0, "texture": 0.0}),
         "consistency, no model": Arm({**off, "denoise": 0.0}),
         **{f"DINO {strength:g}": _dino(strength) for strength in (0.25, 0.5, 0.75, 1.0)},
         "DINO 1, shuffled": _dino(1.0, target="shuffled"),
         "DINO 1, another picture": _dino(1.0, target="other"),
         "DINO 1, random weights": _dino(1.0, trained=False),
         "DINO 1, random mask": _dino(1.0, target="mask"),
-        "DINO 1, no consistency": Arm({"dino_strength": 1.0, "consistency": 0.0}),
+        "DINO 1, no consistency": Arm({"dino_strength": 1.0, "consistency": 0.0, "texture": 0.0}),
         "defaults": Arm(),
     }
     if adapter:

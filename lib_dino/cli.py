@@ -29,7 +29,9 @@ _DEMO_SIDE_PX: Final = 512
 _GROUPS: Final = {
     "size of the result": ("scale_factor", "width", "height", "megapixels"),
     "how it is repainted": ("denoise", "steps", "seed"),
-    "how it is kept to the source": ("consistency", "dino_strength", "dino_enabled", "dino_model"),
+    "how it is kept to the source": (
+        "consistency", "clean_source", "texture", "dino_strength", "dino_enabled", "dino_model",
+    ),
     "what is done about drift": ("repair_tries", "max_drift", "allowed_drift"),
     "what the model is shown of the source": ("adapter_strength", "adapter"),
     "tiles": ("skip_flat", "tile_size", "overlap", "tile_batch_size"),

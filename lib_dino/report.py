@@ -107,6 +107,8 @@ class Report:
         dial: what was allowed, what was chosen for it and what came of it, see `dial.Choice.figures`; None when no
             drift was allowed for.
         alarm_at: suspicion from which on a tile is reported; None where the feature network has no head.
+        source_cleaned: root mean square of the damage that was taken off the source first, in the units of
+            `source_noise`; 0 where it was clean, or not cleaned.
     """
 
     source_size: tuple[int, int]
@@ -125,6 +127,7 @@ class Report:
     bound_kind: str | None = None
     alarm_at: float | None = None
     dial: dict[str, Any] | None = None
+    source_cleaned: float = 0.0
 
     @property
     def drift(self) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -13,7 +14,8 @@ from torch import Tensor
 from .blend import Canvas
 from .bound import Held, bound_note, eight_bit, hold
 from .calibration import load_calibration
-from .consistency import back_project, dead_zone, source_noise
+from .clean import held_to
+from .consistency import back_project
 from .dial import Choice, choose, probes, ways
 from .dinov2 import Dinov2
 from .drift import TileDrift, Yardstick
@@ -26,9 +28,14 @@ from .report import Report, TileReport
 from .resample import resize, tile_operators
 from .settings import Settings
 from .skipping import busiest, is_flat
+from .texture import embedded_texture, expected, with_texture
 from .tiles import Tile, TilePlan, padded_size, plan_tiles
 
 __all__ = ["Progress", "Render", "Run", "TileCorrect"]
+
+
+UNTOUCHED = 1e-5
+"""Pixels that differ by less from the enlarged source were not painted."""
 
 
 @dataclass
@@ -80,10 +87,10 @@ class Run:
 
     def __post_init__(self) -> None:
         settings, model = self.settings, self.model
-        self._noise_level = source_noise(self.source)
-        self._dead_zone = dead_zone(self._noise_level)
-        self._plain = resize(self.source, self.target_size).clamp(0, 1)
-        self.base = self._plain if self.enlarged is None else self.enlarged
+        self.reference = held_to(self.source, strength=settings.clean_source)
+        self._plain = resize(self.reference.image, self.target_size).clamp(0, 1)
+        self.base = self._plain if self.enlarged is None else self._cleaned(self.enlarged)
+        self._untouched = resize(self.source, self.target_size).clamp(0, 1) if self.enlarged is None else self.enlarged
         self.plan: TilePlan = plan_tiles(
             padded_size(self.target_size, model.multiple_px),
             tile_px=settings.tile_size or max(model.tile_px, 2 * settings.overlap),
@@ -100,7 +107,7 @@ class Run:
         needed = settings.needs_features or self.measure
         assert self.dino is not None or not needed, "features are asked for, but no network"
         self.yardstick = None if self.dino is None else Yardstick(
-            self.dino, self.source, plain=self._plain, calibration=load_calibration(self.dino)
+            self.dino, self.reference.image, plain=self._plain, calibration=load_calibration(self.dino)
         )
         if settings.skip_flat and self._calls:
             self._wanted = [tile for tile in self._inside if not self._flat(tile)]
@@ -119,15 +126,17 @@ class Run:
 
     def render(self) -> Tensor:
         """The finished picture, (1, 3, H, W) in [0, 1]; unfinished tiles show the enlarged source."""
-        height, width = self.target_size
+        settings, (height, width) = self.settings, self.target_size
         base = _pad(self.base, self.plan.size)
-        canvas = Canvas(base, self.plan, feather_px=self.settings.overlap)
+        canvas = Canvas(base, self.plan, feather_px=settings.overlap)
         if self._calls:
             self._paint(canvas, base)
         done = canvas.result()[..., :height, :width]
-        done = back_project(done, self.source, strength=self.settings.consistency, dead_zone=self._dead_zone)
-        done = done if self.mask is None else torch.lerp(self.base, done, self.mask)
-        return self._within_bound(done) if self.settings.max_drift else done
+        if settings.texture and self._calls:
+            done = self._textured(done)
+        done = self._pulled(done)
+        done = done if self.mask is None else torch.lerp(self._untouched, done, self.mask)
+        return self._within_bound(done) if settings.max_drift else done
 
     def report(self, image: Tensor, seconds: float) -> Report:
         """What was done, with drift when `measure` is set; `image` is the finished picture."""
@@ -142,7 +151,8 @@ class Run:
             seconds=seconds,
             source_psnr=psnr(resize(image, _size(self.source)).clamp(0, 1), self.source),
             detail=detail_ratio(image, self._plain),
-            source_noise=self._noise_level,
+            source_noise=self.reference.noise,
+            source_cleaned=self.reference.taken,
             tiles=tuple(self._tile_report(tile, image) for tile in self.plan),
             notes=tuple(self._notes()),
             bound=self.bound if measured else None,
@@ -161,6 +171,8 @@ class Run:
             yield "Stopped before the last tile; the rest is the enlarged source."
         if self._redone:
             yield f"Redone because they drifted too far: {_tiles(self._redone)}."
+        if self.reference.taken:
+            yield f"Taken off the source first: noise or JPEG damage of {255 * self.reference.taken:.1f}/255."
         if skipped := len(self._inside) - len(self._wanted):
             yield f"Left alone because nothing in them wants repainting: {_tiles(skipped)}."
         if self._choice is not None:
@@ -185,8 +197,8 @@ class Run:
     def _paint(self, canvas: Canvas, base: Tensor) -> None:
         settings, (height, width) = self.settings, self.target_size
         painter = Painter(
-            self.source, base, canvas, self.target_size, settings, self.model,
-            yardstick=self.yardstick, dead_zone=self._dead_zone,
+            self.reference.image, base, canvas, self.target_size, settings, self.model,
+            yardstick=self.yardstick, dead_zone=self.reference.dead_zone,
         )  # fmt: skip
         first = Painting(0, settings.seed, settings.denoise, settings.dino_strength, settings.consistency)
         if settings.allowed_drift and self._wanted:
@@ -264,7 +276,7 @@ class Run:
 
     def _dialled(self, painter: Painter, first: Painting) -> Choice | None:
         """How to paint so that a few tiles stay within the allowed drift; None when the user asked to stop."""
-        tiles = probes(self._wanted, lambda tile: busiest(painter.operators(tile).crop(self.source)))
+        tiles = probes(self._wanted, lambda tile: busiest(painter.operators(tile).crop(self.reference.image)))
 
         def worst(painting: Painting) -> float | None:
             drifts = []
@@ -283,7 +295,7 @@ class Run:
         operators = tile_operators(_size(self.source), self.target_size, tile.rows, tile.cols)
         if not operators.knows_something or self.yardstick is None:
             return False
-        region = operators.crop(self.source)
+        region = operators.crop(self.reference.image)
         return is_flat(region, self.yardstick.extract(region))
 
     def _judged(self, painter: Painter, painted: Painted, *, detail: bool = True) -> Judged:
@@ -297,14 +309,32 @@ class Run:
 
     def _within_bound(self, done: Tensor) -> Tensor:
         scale = (self.target_size[0] / self.source.shape[-2], self.target_size[1] / self.source.shape[-1])
-        consistent = back_project(
-            self._plain, self.source, strength=self.settings.consistency, dead_zone=self._dead_zone
-        )
         self._held = hold(
-            done, consistent, list(self._inside), bound=self.settings.max_drift, scale=scale, measure=self.drift,
-            saved=self.saved, mask=self.mask, last=self._plain,
+            done, self._pulled(self._plain), list(self._inside), bound=self.settings.max_drift, scale=scale,
+            measure=self.drift, saved=self.saved, mask=self.mask, last=self._plain,
         )  # fmt: skip
         return self._held.image
+
+    def _pulled(self, image: Tensor) -> Tensor:
+        """`image` made consistent with what the result is held to."""
+        return back_project(
+            image, self.reference.image, strength=self.settings.consistency, dead_zone=self.reference.dead_zone
+        )
+
+    def _textured(self, image: Tensor) -> Tensor:
+        """`image` with the detail that was painted scaled to what the source lets expect."""
+        scale = math.sqrt(image[0, 0].numel() / self.source[0, 0].numel())
+        wanted = expected(embedded_texture(), self.reference.image, scale)
+        scaled = with_texture(image, wanted, _size(self.source), scale, strength=self.settings.texture)
+        # Where no tile was painted, by wish or for an early stop, the enlarged source stays.
+        untouched = ((image - self.base).abs() < UNTOUCHED).all(1, keepdim=True)
+        return torch.where(untouched, image, scaled)
+
+    def _cleaned(self, enlarged: Tensor) -> Tensor:
+        """`enlarged`, made from the source as given, without what was taken off that."""
+        if self.reference.image is self.source:
+            return enlarged
+        return (enlarged + resize(self.reference.image - self.source, self.target_size)).clamp(0, 1)
 
     def _called(self, finished: int) -> None:
         self._call += 1

@@ -159,6 +159,18 @@ class Settings:
         "both as given.",
         low=0.01, high=1.0, step=0.01, unset=0,
     )
+    clean_source: float = _knob(
+        1.0, "Clean source", "DINO clean source",
+        "How much of the source's noise and JPEG damage is taken off first, so that it is not put back; a clean source "
+        "is left as it is.",
+        low=0.0, high=1.0, step=0.05,
+    )
+    texture: float = _knob(
+        1.0, "Texture matching", "DINO texture",
+        "How far the detail that the source cannot show is scaled to the strength that the source lets expect; "
+        "0 is bitwise off.",
+        low=0.0, high=1.0, step=0.05,
+    )
 
     def __post_init__(self) -> None:
         types = get_type_hints(type(self))

@@ -12,10 +12,10 @@ HOST_PACKAGES = {"modules", "modules_forge", "backend", "ldm_patched", "gradio",
 # A file imports only from files named before its own in this list (same line: not from each other).
 RANKS = [
     {"errors"},
-    {"settings", "tiles", "report", "files", "dinov2_file", "download", "published"},
+    {"settings", "tiles", "report", "files", "dinov2_file", "download", "published", "windows"},
     {"infotext", "blend", "resample", "quality", "sampling", "dinov2", "denoiser"},
     {"features", "consistency", "images"},
-    {"compare", "detail", "adapter_file"},
+    {"clean", "compare", "detail", "adapter_file", "texture"},
     {"calibration", "adapter_tokens"},
     {"drift", "adapter"},
     {"adapter_load", "adapter_unet", "conditioning"},

@@ -103,7 +103,8 @@ def test_the_callers_generation_stays_as_it_was(host, source):
 
 
 def test_the_always_on_panel_puts_everything_back(host, source):
-    p = generation(host, scripts=[AlwaysOn()], args=[SMALL], init_images=[source], denoising_strength=0.5)
+    args = [{**SMALL, "clean_source": 0}]
+    p = generation(host, scripts=[AlwaysOn()], args=args, init_images=[source], denoising_strength=0.5)
     before = fields(p)
     host.process_images(p)
     after = fields(p)
@@ -151,7 +152,7 @@ def test_tile_batches_change_nothing(host, source):
 
 
 def test_values_are_rounded_and_not_cut(host, source):
-    same, _ = dropdown(host, source, {"scale_factor": 1, "denoise": 0})
+    same, _ = dropdown(host, source, {"scale_factor": 1, "denoise": 0, "clean_source": 0})
     assert pixels(same) == [np.array(source).tobytes()]
 
 
@@ -290,7 +291,7 @@ def test_skip_goes_on_with_the_next_picture(host, source):
 def test_only_the_masked_part_is_replaced_and_other_tiles_are_left_out(host, source):
     mask = Image.new("L", source.size, 0)
     mask.paste(255, (0, 0, 10, 40))
-    settings = {"dino_enabled": False, "scale_factor": 4, "denoise": 0.9}
+    settings = {"dino_enabled": False, "scale_factor": 4, "denoise": 0.9, "clean_source": 0}
     dropdown(host, source, settings)
     all_tiles = len(host.calls)
     masked, _ = dropdown(host, source, settings, mask=mask, mask_blur_x=0, mask_blur_y=0)

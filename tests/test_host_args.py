@@ -31,6 +31,7 @@ def test_the_order_of_the_arguments_never_changes():
         "tile_size", "overlap", "tile_batch_size", "dino_enabled", "dino_strength", "dino_model", "consistency",
         "preset", "seed", "megapixels", "repair_tries", "max_drift",
         "adapter", "adapter_strength", "drift_map", "save_report", "skip_flat", "allowed_drift", "subject_prompt",
+        "clean_source", "texture",
     )  # fmt: skip
 
 

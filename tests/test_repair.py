@@ -66,7 +66,8 @@ class Inventor:
 
 
 def run(source, dino, model, **settings):
-    given = {"seed": 1, "overlap": 16, "consistency": 0.0, "dino_enabled": False, "repair_tries": 2, "max_drift": 0.0}
+    given = {"seed": 1, "overlap": 16, "consistency": 0.0, "dino_enabled": False, "repair_tries": 2, "max_drift": 0.0,
+             "texture": 0.0, "clean_source": 0.0}  # fmt: skip
     return Run(source, (120, 168), Settings(**{**given, **settings}), model, dino, measure=True)
 
 

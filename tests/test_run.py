@@ -37,7 +37,8 @@ class FakeModel:
 
 
 def run(source, model, target=None, **settings):
-    settings = Settings(**{"seed": 1, "overlap": 16, "consistency": 0.0, "dino_enabled": False, **settings})
+    given = {"seed": 1, "overlap": 16, "consistency": 0.0, "dino_enabled": False, "clean_source": 0.0}
+    settings = Settings(**{**given, **settings})
     size = target or settings.target_size(source.shape[-2:])
     return Run(source, size, settings, model)
 

@@ -133,6 +133,8 @@ def test_names_order_defaults_and_saved_keys_are_pinned():
         ("adapter_strength", "DINO adapter strength", 0.0),
         ("skip_flat", "DINO skip flat", False),
         ("allowed_drift", "DINO allowed drift", 0.0),
+        ("clean_source", "DINO clean source", 1.0),
+        ("texture", "DINO texture", 1.0),
     ]
 
 

@@ -37,7 +37,8 @@ def half_sky(generator):
 
 
 def run(source, dino, model, **settings):
-    given = {"seed": 1, "overlap": 16, "consistency": 0.0, "dino_enabled": False, "skip_flat": True}
+    given = {"seed": 1, "overlap": 16, "consistency": 0.0, "clean_source": 0.0, "dino_enabled": False,
+             "skip_flat": True}  # fmt: skip
     size = (2 * source.shape[-2], 2 * source.shape[-1])
     return Run(source, size, Settings(**{**given, **settings}), model, dino)
 

@@ -53,6 +53,7 @@ FIELDS: Final[tuple[str, ...]] = (
     "tile_size", "overlap", "tile_batch_size", "dino_enabled", "dino_strength", "dino_model", "consistency",
     "preset", "seed", "megapixels", "repair_tries", "max_drift",
     "adapter", "adapter_strength", "drift_map", "save_report", "skip_flat", "allowed_drift", "subject_prompt",
+    "clean_source", "texture",
 )  # fmt: skip
 """The order of the arguments; grows at its end only."""
 

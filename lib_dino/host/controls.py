@@ -104,7 +104,10 @@ def _faithful_section(widgets: dict[str, Any], make: Callable[..., Any]) -> None
         widgets["dino_enabled"] = make("dino_enabled")
         widgets["dino_model"] = make("dino_model", choices=weights.names())
     widgets["dino_strength"] = make("dino_strength")
-    widgets["consistency"] = make("consistency")
+    with gr.Row():
+        widgets["consistency"] = make("consistency")
+        widgets["texture"] = make("texture")
+        widgets["clean_source"] = make("clean_source")
     with gr.Row():
         widgets["repair_tries"] = make("repair_tries")
         widgets["max_drift"] = make("max_drift")
