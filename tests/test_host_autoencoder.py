@@ -15,7 +15,7 @@ from lib_dino.host.autoencoder import HostVae
 from lib_dino.quality import psnr
 from lib_dino.resample import resize
 
-PLAIN = {"tile_size": 64, "overlap": 16, "dino_enabled": False, "denoise": 0.5, "steps": 12}
+PLAIN = {"clean_source": 0, "tile_size": 64, "overlap": 16, "dino_enabled": False, "denoise": 0.5, "steps": 12}
 KEY = "DINO consistency in loop"
 
 
