@@ -31,6 +31,9 @@ class Probe:
         """What its scripts wrote down since the last time."""
         return self._host.call("/host-probe/seen").body
 
+    def final_pass(self, on):
+        assert self._host.call(f"/host-probe/final-pass?on={str(on).lower()}", {}).status == 200
+
     def weights(self):
         """The norm of a layer of the UNet at every model call since the last time."""
         return self._host.call("/host-probe/weights").body

@@ -5,7 +5,8 @@ Linked into a host's `extensions` folder beside DINO Upscale it answers
 - `GET /host-probe/held`: callbacks, replaced functions and modules of DINO Upscale that the host holds right now;
 - `POST /host-probe/clock` starts the clocks, `GET /host-probe/clock` reads them;
 - `GET /host-probe/seen`: what its scripts wrote down since it was last asked;
-- `GET /host-probe/weights`: the norm of one of the UNet's layers at every model call since it was last asked.
+- `GET /host-probe/weights`: the norm of one of the UNet's layers at every model call since it was last asked;
+- `POST /host-probe/final-pass?on=false` leaves out consistency on the finished picture, until `on=true`.
 
 It brings two always-on scripts. "Probe detailer" paints over a finished picture by a nested generation with a
 filtered runner, as ADetailer does. "ControlNet", only where the host has none, writes down what each of its calls
@@ -129,6 +130,16 @@ def held() -> dict[str, Any]:
     return {"callbacks": kept, "replaced": replaced, "textinfo": shared.state.textinfo or ""}
 
 
+def final_pass(on: bool) -> str:
+    """So that what happens inside the loop can be seen alone."""
+    import lib_dino.consistency
+    import lib_dino.run
+
+    kept = lib_dino.consistency.back_project
+    lib_dino.run.back_project = kept if on else lambda image, source, **more: image
+    return "on" if on else "off"
+
+
 def routes(_: Any, app: Any) -> None:
     def start_clock() -> str:
         CLOCKS.start()
@@ -150,6 +161,7 @@ def routes(_: Any, app: Any) -> None:
         return found
 
     app.add_api_route("/host-probe/weights", weights, methods=["GET"])
+    app.add_api_route("/host-probe/final-pass", final_pass, methods=["POST"])
     app.add_api_route("/host-probe/seen", seen, methods=["GET"])
 
 
