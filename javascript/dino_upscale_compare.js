@@ -226,9 +226,11 @@
         root.addEventListener('pointermove', move);
         for (const name of ['pointerup', 'pointercancel']) root.addEventListener(name, () => { held = null; });
         root.addEventListener('dblclick', (event) => toggleZoom(event.clientX, event.clientY));
-        zoom.addEventListener('click', () => {
+        zoom.addEventListener('click', (event) => {
             const box = root.getBoundingClientRect();
             toggleZoom(box.left + box.width / 2, box.top + box.height / 2);
+            // After a click arrow keys go on moving the divider; who pressed a key stays on the button.
+            if (event.detail) handle.focus({preventScroll: true});
         });
         root.addEventListener('keydown', (event) => {
             const to = event.target === handle ? dino.afterKey(own.percent, event.key, event.shiftKey) : null;

@@ -136,7 +136,7 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    from . import doctor, doctor_host, doctor_local, webapi
+    from . import doctor, doctor_host, doctor_local, doctor_visit, webapi
 
     if args.auth is not None and ":" not in args.auth:
         raise UsageError(f"--auth must be USER:PASSWORD, with a colon: got {args.auth!r}.")
@@ -146,7 +146,7 @@ def _doctor(args: argparse.Namespace) -> int:
         webui = webapi.WebUI(args.url, auth=args.auth, timeout=args.timeout)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    visit = doctor_host.Visit(webui, fetch=args.fetch)
+    visit = doctor_visit.Visit(webui, fetch=args.fetch)
     findings = doctor.examine(doctor_host.CHECKS, visit)
     return doctor.report(findings, say=say, as_json=args.json, url=webui.url)
 

@@ -29,7 +29,7 @@ class Here:
 
     def upscaled(self, settings: Settings) -> Any:
         """The doctor's test picture, enlarged."""
-        from .doctor_host import source
+        from .doctor_visit import source
         from .pipeline import upscale
 
         return upscale(source(), settings)

@@ -31,6 +31,8 @@ RANKS = [
     {"html_report"},
     {"pipeline"},
     {"jobs", "webapi", "doctor"},
+    {"doctor_visit"},
+    {"doctor_generations"},
     {"doctor_host"},
     {"doctor_local"},
     {"batch"},

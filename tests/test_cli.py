@@ -411,3 +411,12 @@ def test_the_real_pipeline_upscales_a_small_photo_end_to_end(tmp_path, capsys):
     assert json.loads((tmp_path / "out.json").read_text())["settings"]["seed"] == 1
     assert run("settings", tmp_path / "out.png") == 0
     assert "scale_factor: 1.5" in capsys.readouterr().out
+
+
+def test_a_reader_that_has_seen_enough_gets_no_traceback():
+    talk = "import sys, lib_dino.__main__ as m; m.main = lambda: print('x' * 10**6) or 0; sys.exit(m.run())"
+    command = [sys.executable, "-c", talk]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141

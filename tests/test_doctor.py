@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from PIL import Image, PngImagePlugin
 
-from lib_dino import cli, doctor, doctor_host, doctor_local, webapi
+from lib_dino import cli, doctor, doctor_host, doctor_local, doctor_visit, webapi
 from lib_dino.errors import SettingsError
 from lib_dino.host.args import TITLE, Request, all_knobs, parse
 from lib_dino.infotext import infotext
@@ -139,7 +139,7 @@ def served(webui, password=None):
 
 def findings(webui, **kwargs):
     with served(webui) as url:
-        visit = doctor_host.Visit(webapi.WebUI(url, timeout=kwargs.pop("timeout", 10.0)), **kwargs)
+        visit = doctor_visit.Visit(webapi.WebUI(url, timeout=kwargs.pop("timeout", 10.0)), **kwargs)
         return {finding.check: finding for finding in doctor.examine(doctor_host.CHECKS, visit)}
 
 

@@ -223,7 +223,7 @@ class Patcher:
 
 @pytest.fixture
 def forge(unet, monkeypatch):
-    monkeypatch.setattr(adapters, "_forge_attention", lambda: lambda q, k, v, extra: attention(q, k, v, 2))
+    monkeypatch.setattr(adapters, "forge_attention", lambda: lambda q, k, v, extra: attention(q, k, v, 2))
     objects = types.SimpleNamespace(unet=Patcher(unet))
     return types.SimpleNamespace(sd_model=types.SimpleNamespace(forge_objects=objects))
 

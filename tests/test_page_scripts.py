@@ -270,6 +270,16 @@ def test_at_full_size_the_picture_is_dragged_and_the_divider_stays(page):
     assert now(page) == pytest.approx(60, abs=1) and near(page.run(RECT, ".dino-upscale-after"), moved)
 
 
+def test_arrow_keys_go_on_after_a_click_on_full_size_and_a_pressed_button_keeps_its_focus(page):
+    comparing(page)
+    page.click(".dino-upscale-zoom")
+    page.keys("left")
+    assert now(page) == 49
+    page.run("document.querySelector('.dino-upscale-zoom').focus()")
+    page.keys("enter")
+    assert page.run("return document.activeElement.matches('.dino-upscale-zoom')")
+
+
 def test_the_slider_leaves_nothing_behind(page):
     comparing(page)
     page.click("#dino_upscale_compare")

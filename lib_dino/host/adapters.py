@@ -8,22 +8,21 @@ the user chose and whatever other extensions put around it, as it is, and add `a
 from __future__ import annotations
 
 import functools
-import importlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torch import Tensor
 
 from ..adapter import Adapter, Injection
 from ..adapter_load import load_adapter
 from ..adapter_unet import check_fits
 from ..dinov2 import Dinov2
 from ..errors import AdapterError
+from .attention import Calls, forge_attention, looking, replacement
 from .model import Model
 
 BASES: Final = {"sd1": "sd15", "sdxl": "sdxl"}
@@ -103,7 +102,7 @@ class Conditioner:
 
     def __init__(self) -> None:
         self.injection: Injection | None = None
-        self._calls = _Calls()
+        self._calls = Calls()
 
     @contextmanager
     def conditioned(self, injection: Injection) -> Iterator[None]:
@@ -129,7 +128,7 @@ class Conditioner:
         if self.injection is None:
             yield
             return
-        self._calls = _Calls()
+        self._calls = Calls()
         objects = getattr(p.sd_model, "forge_objects", None)
         before = None if objects is None else objects.unet
         wrapped = [] if objects is not None else self._wrap(p.sd_model)
@@ -160,7 +159,7 @@ class Conditioner:
         for number, place in enumerate(places(network(sd_model))):
             module = place.module
             held = {"forward": module.__dict__["forward"]} if "forward" in module.__dict__ else {}
-            module.forward = _wrapped(module, module.forward, number, injection, self._calls)
+            module.forward = looking(module, module.forward, number, injection, self._calls)
             wrapped.append((module, held))
         return wrapped
 
@@ -171,96 +170,9 @@ class Conditioner:
             return
         unet = objects.unet.clone()
         replaced = unet.model_options.get("transformer_options", {}).get("patches_replace", {}).get("attn2", {})
-        attention = _forge_attention()
+        attention = forge_attention()
         for number, place in enumerate(places(network(p.sd_model))):
             inner = replaced.get(place.key) or replaced.get(place.key[:2]) or attention
-            patch = _replacement(inner, number, place.module.heads, self.injection, self._calls)
+            patch = replacement(inner, number, place.module.heads, self.injection, self._calls)
             unet.set_model_attn2_replace(patch, *place.key)
         objects.unet = unet
-
-
-@dataclass
-class _Calls:
-    """Which tiles the rows of a UNet call are, in A1111, where calls may take any run of a step's rows.
-
-    Attributes:
-        looked: whether any layer did.
-        size: height and width of the latents.
-    """
-
-    looked: bool = False
-    size: tuple[int, int] = (0, 0)
-    _rows: Tensor | None = None
-    _taken: dict[int, int] = field(default_factory=dict)
-
-    def begin(self, params: Any, count: int) -> None:
-        """A step begins: its rows are those of each tile's prompts, then unconditional ones."""
-        conditional = int(params.text_cond.shape[0])
-        if conditional % count:
-            raise AdapterError(
-                f"The adapter cannot tell {count} tiles with {conditional} prompts apart. Set tile batch size to 1."
-            )
-        each = conditional // count
-        blank = [-1] * (len(params.x) - conditional)
-        self._rows = torch.tensor([row // each for row in range(conditional)] + blank)
-        self._taken.clear()
-        self.size = (params.x.shape[-2], params.x.shape[-1])
-
-    def next_rows(self, number: int, count: int) -> Tensor | None:
-        """Tiles of the next `count` rows that layer `number` sees; None before the first step."""
-        if self._rows is None:
-            return None
-        start = self._taken.get(number, 0)
-        start = start if start + count <= len(self._rows) else 0
-        self._taken[number] = start + count
-        return self._rows[start : start + count]
-
-
-def _wrapped(module: Any, inner: Callable[..., Tensor], number: int, injection: Injection, calls: _Calls) -> Any:
-    def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        out = inner(x, *args, **kwargs)
-        rows = calls.next_rows(number, len(x))
-        if rows is None:
-            return out
-        calls.looked = True
-        if bool((rows < 0).all()):
-            return out
-        query = module.to_q(x)
-        seen = injection.seen(number, query, module.heads, rows=rows, cells=calls.size)
-        # Through the projection as it stands, LoRAs included, without its bias, which `out` has already.
-        projected: Tensor = module.to_out(seen) - module.to_out(torch.zeros_like(seen[:1, :1]))
-        return out + projected.to(out)
-
-    return forward
-
-
-def _replacement(inner: Any, number: int, heads: int, injection: Injection, calls: _Calls) -> Any:
-    # A plain function: the host copies its options deeply, and functions are not copied.
-    def replace(q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any]) -> Tensor:
-        out: Tensor = inner(q, k, v, extra)
-        chunks = extra["cond_or_uncond"]
-        count = len(q) // len(chunks)
-        if count != len(injection.tokens):
-            raise AdapterError(f"The adapter has tokens of {len(injection.tokens)} tiles; a call came with {count}.")
-        calls.looked = True
-        if all(chunks):
-            return out
-        rows = torch.tensor([-1 if blank else tile for blank in chunks for tile in range(count)])
-        height, width = extra["original_shape"][-2:]
-        return out + injection.seen(number, q, heads, rows=rows, cells=(height, width)).to(out)
-
-    return replace
-
-
-def _forge_attention() -> Any:
-    """The attention that the user chose, as the Forge family calls it, in the form of a replacement."""
-    try:
-        attend = importlib.import_module("backend.attention").attention_function
-    except ImportError:
-        attend = importlib.import_module("ldm_patched.ldm.modules.attention").optimized_attention
-
-    def attention(q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any]) -> Tensor:
-        out: Tensor = attend(q, k, v, extra["n_heads"])
-        return out
-
-    return attention

@@ -43,7 +43,6 @@ def test_it_brings_tiles_nearer_to_their_source_and_off_is_as_before(host, loop_
     with vae(host, True):
         on, again = upscaled(host), upscaled(host)
     source = picture(96, 96)
-    print(f"\nsource PSNR: {source_psnr(off.image, source):.2f} dB without, {source_psnr(on.image, source):.2f} with")
     assert source_psnr(on.image, source) > source_psnr(off.image, source) + 1
     assert on.saved[KEY] == "VAE" and KEY not in off.saved
     assert on.pixels == again.pixels

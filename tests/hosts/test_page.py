@@ -13,7 +13,10 @@ CALLS = LINE.replace("return ", "return Number(") + ".match(/(\\d+) model calls?
 SOURCE = "return dinoUpscale.source()?.width"
 CHOSEN = "return [...document.querySelectorAll('#script_list input')].find((i) => i.getClientRects().length)?.value"
 # The hosts' own: a script that Gradio loads from the web, remarks of Gradio 4 and of Forge's canvas.
-FOREIGN = ("iframeResizer", "Attempted to select a non-interactive", "Too many arguments", "willReadFrequently")
+FOREIGN = (
+    "iframeResizer", "Attempted to select a non-interactive", "Too many arguments", "willReadFrequently",
+    "Method not implemented",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
