@@ -51,7 +51,7 @@ class TileReport:
         denoise: of the kept painting.
         guidance: mean root mean square of the corrections, guidance and consistency together, over the kept
             painting's model calls, in units of the data's spread; 0 when nothing acted.
-        tries: how often the tile was redone, because its drift was over the bound.
+        tries: how often the tile was redone, because its drift was over the bound, or its suspicion over the alarm.
         kept: which painting was kept: 0 the first, 1 the first redone, ...
         drift_first: drift of the first painting, before any repair or blending; None when not measured.
         blended: mean share of the enlarged source that was blended in to keep the bound, 0 to 1.

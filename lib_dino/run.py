@@ -170,7 +170,9 @@ class Run:
         if self.stopped:
             yield "Stopped before the last tile; the rest is the enlarged source."
         if self._redone:
-            yield f"Redone because they drifted too far: {_tiles(self._redone)}."
+            looked = self.yardstick is not None and self.yardstick.thresholds.alarm is not None
+            why = "drifted too far or looked invented" if looked else "drifted too far"
+            yield f"Redone because they {why}: {_tiles(self._redone)}."
         if self.reference.taken:
             yield f"Taken off the source first: noise or JPEG damage of {255 * self.reference.taken:.1f}/255."
         if skipped := len(self._inside) - len(self._wanted):

@@ -255,3 +255,4 @@ def test_a_run_repairs_by_the_thresholds_and_the_head_that_belong_to_its_network
     task.render()
     assert [each.tries for each in task.report(task.base, 0.0).tiles] == [0, 0, 1, 0]
     assert [each.kept for each in task.report(task.base, 0.0).tiles] == [0, 0, 1, 0]
+    assert "Redone because they drifted too far or looked invented: 1 tile." in list(task.events())
