@@ -35,7 +35,7 @@ decoding and two encodings (141 and 122 G at 512 px, 565 and 489 G at 1024 px ea
 | target | 1.08 | 1.05 | 1.03 |
 | guidance, consistency without a network | 1.003 | 1.001 | 1.000 |
 | the same with the tiny autoencoder in the loop | 1.051 | 1.024 | 1.004 |
-| the same with DINOv2 small, see [cost.md](cost.md) | 1.072 | 1.042 | 1.008 |
+| the same with DINOv2 small, cleaning and texture, see [cost.md](cost.md) | 1.075 | 1.043 | 1.008 |
 
 So the targets are reached. Not measured on a GPU, and neither was memory.
 """

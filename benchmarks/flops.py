@@ -23,11 +23,13 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lib_dino import Settings
+from lib_dino.clean import held_to
 from lib_dino.correction import PixelCodec, TileCorrection
 from lib_dino.features import grid_size
 from lib_dino.host.autoencoder import SPARING
 from lib_dino.resample import tile_operators
 from lib_dino.sampling import schedule
+from lib_dino.texture import embedded_texture, expected
 
 SCALE = 2
 TOKENS = 77
@@ -134,6 +136,13 @@ def resampling(side: int) -> tuple[float, float]:
     return counted(lambda: tile.down(empty(1, 3, side, side))), counted(lambda: tile.up(small))
 
 
+@torch.no_grad()
+def once(side: int) -> float:
+    """The networks that look at the source once a picture: cleaning and texture, for a source of `side` px."""
+    source = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    return counted(lambda: expected(embedded_texture(), held_to(source, strength=1.0).image, float(SCALE)))
+
+
 @dataclass(frozen=True)
 class Cost:
     """Of one tile, billions of operations.
@@ -142,17 +151,19 @@ class Cost:
         model: its model calls.
         vae: encoding the enlarged source and decoding the result.
         guidance: all of it.
+        once: cleaning its part of the source and reading the texture off it.
         pull: one exact pull to the source through the tiny autoencoder, or through the model's own.
     """
 
     model: float
     vae: float
     guidance: float
+    once: float
     pull: tuple[float, float]
 
     def ratios(self, pulls: int, kind: int) -> tuple[float, float]:
         """The tile with all corrections over the tile without: of model calls alone, and of everything."""
-        more = self.guidance + pulls * self.pull[kind]
+        more = self.guidance + self.once + pulls * self.pull[kind]
         return 1 + more / self.model, 1 + more / (self.model + self.vae)
 
 
@@ -165,7 +176,7 @@ def cost(model: Callable[[int], float], channels: int, side: int, calls: int) ->
     for e, d in (autoencoder("tiny", channels, side), (encode, decode)):
         pulls.append(2 * e + d + down + up)
     guidance = calls * (graded + 2 * down) + seen + down  # and once the source's tile itself
-    return Cost(calls * model(side // 8), encode + decode, guidance, (pulls[0], pulls[1]))
+    return Cost(calls * model(side // 8), encode + decode, guidance, once(side // SCALE), (pulls[0], pulls[1]))
 
 
 def pulls(denoise: float, steps: int) -> tuple[int, int]:
@@ -197,15 +208,16 @@ def main() -> None:
         "SDXL, 1024 px": cost(sdxl, 4, 1024, calls),
         "FLUX, 1024 px": cost(flux, 16, 1024, calls),
     }
-    print(f"Defaults: denoise {settings.denoise:g} of {settings.steps} steps, {calls} model calls, {done} exact pulls.")
+    print(f"Denoise {settings.denoise:g} of {settings.steps} steps, {calls} model calls, exact pulls: {done}.")
     print()
-    print("| One tile | Model calls | VAE in and out | Guidance | One pull, tiny | One pull, VAE "
+    print("| One tile | Model calls | VAE in and out | Guidance | Clean, texture | One pull, tiny | One pull, VAE "
           "| No autoencoder | Tiny | VAE |")  # fmt: skip
-    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
+    print("|---|" + 9 * "---:|")
     for name, c in rows.items():
         shown = [c.ratios(0, 0), c.ratios(done, 0), c.ratios(done, 1)]
-        print(f"| {name} | {c.model:,.0f} | {c.vae:,.0f} | {c.guidance:,.0f} | {c.pull[0]:,.0f} | {c.pull[1]:,.0f} "
-              f"| {' | '.join(f'{one:.3f} ({whole:.3f})' for one, whole in shown)} |")  # fmt: skip
+        parts = [f"{part:,.0f}" for part in (c.model, c.vae, c.guidance, c.once, *c.pull)]
+        ratios = [f"{one:.3f} ({whole:.3f})" for one, whole in shown]
+        print("| " + " | ".join([name, *parts, *ratios]) + " |")
 
 
 if __name__ == "__main__":

@@ -90,3 +90,31 @@ def test_tiles_without_the_subject_get_the_other_prompt(job, plain):
     assert changed.getbbox() is not None
     # Tiles that show it are as before.
     assert changed.crop((0, 192, 96, 288)).getbbox() is None
+
+
+def test_a_noisy_source_is_cleaned_before_tiles_are_held_to_it(host):
+    clean = picture(96, 96)
+    noise = Image.effect_noise((96, 96), 24).convert("RGB")
+    noisy = ImageChops.add(clean, noise, 1, -128)
+    settings = {"scale_factor": 2.0, "tile_size": 128, "overlap": 32, "denoise": 0.2, "texture": 0.0}
+    kept, cleaned, again = (
+        host.dropdown({**settings, "clean_source": strength}, source=noisy, steps=8) for strength in (0.0, 1.0, 1.0)
+    )
+    assert cleaned.pixels == again.pixels
+
+    def off(answer):
+        small = answer.image.convert("RGB").resize((96, 96), Image.Resampling.BICUBIC)
+        return sum(ImageStat.Stat(ImageChops.difference(small, clean)).mean)
+
+    assert off(cleaned) < 0.8 * off(kept)
+    assert (kept.saved["DINO clean source"], cleaned.saved["DINO clean source"]) == ("0", "1")
+
+
+def test_matching_texture_changes_only_what_the_source_cannot_show(host):
+    off, on = (
+        host.dropdown({**LOOSE, "consistency": 1.0, "texture": strength}, source=source(), **REQUEST)
+        for strength in (0.0, 1.0)
+    )
+    assert on.pixels != off.pixels
+    assert abs(nearness(on.image) - nearness(off.image)) < 3 and nearness(on.image) > 30
+    assert (off.saved["DINO texture"], on.saved["DINO texture"]) == ("0", "1")
