@@ -106,7 +106,10 @@ def paint(
     for denoise in DENOISES:
         seeds = []
         for seed in (1, 2):
-            settings = Settings(denoise=denoise, seed=seed, steps=10, dino_enabled=False, tile_size=size[0])
+            settings = Settings(
+                denoise=denoise, seed=seed, steps=10, dino_enabled=False, tile_size=size[0], texture=0.0,
+                clean_source=0.0,
+            )  # fmt: skip
             with torch.autocast("cpu", torch.bfloat16):
                 seeds.append(Run(source, size, settings, model).render().float())
         energy.append(np.mean([cells(high_frequencies(image).square()) for image in seeds], 0))

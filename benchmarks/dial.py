@@ -89,7 +89,7 @@ def main() -> int:
         for allowed in (0.0, *args.allowed):
             settings = Settings(
                 denoise=args.denoise, consistency=consistency, allowed_drift=allowed, seed=1, steps=args.steps,
-                tile_size=args.tile_size, overlap=48, dino_strength=args.strength,
+                tile_size=args.tile_size, overlap=48, dino_strength=args.strength, texture=0.0, clean_source=0.0,
             )  # fmt: skip
             rows = [dialled(truth, settings, model, dino) for truth in pictures]
             calls = sum(count for _, count in rows)

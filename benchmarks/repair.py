@@ -249,6 +249,7 @@ def main() -> int:
             settings = Settings(
                 denoise=args.denoise, consistency=consistency[arm], repair_tries=args.tries, seed=1,
                 tile_size=args.tile_size, overlap=48, steps=args.steps, dino_strength=args.strength,
+                texture=0.0, clean_source=0.0,
             )  # fmt: skip
             for truth in pictures:
                 with torch.autocast("cpu", torch.bfloat16, enabled=args.bfloat16):

@@ -128,7 +128,9 @@ def both_ways(truth: Tensor, args: argparse.Namespace, model: EmbeddedRender, di
     source, images, spent = resize(truth, (size[0] // 2, size[1] // 2)).clamp(0, 1), [], []
     for skip in (False, True):
         settings = Settings(denoise=args.denoise, seed=1, tile_size=192, overlap=48, skip_flat=skip)
-        settings = settings.replace(steps=args.steps, dino_strength=args.strength)
+        settings = settings.replace(
+            steps=args.steps, dino_strength=args.strength, texture=0.0, clean_source=0.0
+        )
         started = time.process_time()
         with torch.autocast("cpu", torch.bfloat16, enabled=args.bfloat16):
             run = Run(source, size, settings, model, dino)
