@@ -41,6 +41,9 @@ _UNGUIDED: Final[dict[str, Any]] = {
 }  # fmt: skip
 """Features play no part."""
 
+_AS_IT_COMES: Final[dict[str, Any]] = {**_UNGUIDED, "consistency": 0.0, "clean_source": 0.0, "texture": 0.0}
+"""Nothing of ours plays a part."""
+
 
 @dataclass(frozen=True)
 class Result:
@@ -127,7 +130,7 @@ def compare(
     model = _model(model)
     dino = dino or _features(settings.dino_model or None)
     arms = {
-        "Plain img2img": settings.replace(consistency=0.0, **_UNGUIDED),
+        "Plain img2img": settings.replace(**_AS_IT_COMES),
         "Consistency alone": settings.replace(**_UNGUIDED),
         "With DINO guidance": settings,
     }
@@ -139,7 +142,7 @@ def compare(
 
 def _lanczos(picture: Picture, settings: Settings, model: Render, dino: Dinov2) -> Result:
     """The plain enlargement that everything is compared with, measured like the others."""
-    off = settings.replace(denoise=0.0, consistency=0.0, **_UNGUIDED)
+    off = settings.replace(denoise=0.0, **_AS_IT_COMES)
     height, width = settings.target_size(picture.size)
     enlarged = picture_from_pil(picture.to_pil().resize((width, height), PIL.Image.Resampling.LANCZOS))
     run = Run(picture.pixels, (height, width), off, model, dino, measure=True)
