@@ -20,7 +20,8 @@ PLAIN = ("consistency, plain",)
 SHEET = ("unguided", "consistency", "defaults", "adapter")
 
 COST = """What the defaults add to the model calls of a tile is counted in [cost.md](cost.md) at native sizes, the tiny
-autoencoder, cleaning and texture included: 1.075 on SD 1.5, 1.043 on SDXL, 1.008 on FLUX.1 (wanted: 1.08, 1.05, 1.03). GPU time and memory were not measured.
+autoencoder, cleaning and texture included: 1.075 on SD 1.5, 1.043 on SDXL, 1.008 on FLUX.1 (wanted: 1.08, 1.05, 1.03).
+GPU time and memory were not measured.
 """
 
 

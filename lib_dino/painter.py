@@ -150,6 +150,10 @@ class Painter:
         size = (self._source.shape[-2], self._source.shape[-1])
         return tile_operators(size, self._target_size, tile.rows, tile.cols)
 
+    def region(self, tile: Tile) -> Tensor:
+        """What a tile determines of the source, (1, 3, m, n)."""
+        return self.operators(tile).crop(self._source)
+
     def _start(self, tile: Tile, painting: Painting) -> Tensor:
         """(1, C, h, w), unit normal: the canvas's noise, and in the middle of a redone tile its own."""
         f = self._model.factor

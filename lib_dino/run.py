@@ -16,19 +16,18 @@ from .bound import Held, bound_note, eight_bit, hold
 from .calibration import load_calibration
 from .clean import held_to
 from .consistency import back_project
-from .dial import Choice, choose, probes, ways
 from .dinov2 import Dinov2
 from .drift import TileDrift, Yardstick
 from .figures import Heat, bound_kind, heats, tile_figures
-from .painter import Painted, Painter, Painting
+from .painter import Painter
 from .quality import detail_ratio, psnr
 from .render import Progress, Render, TileCorrect
-from .repair import Judged, Trial, judged, repair
 from .report import Report, TileReport
 from .resample import resize, tile_operators
 from .settings import Settings
-from .skipping import busiest, is_flat
+from .skipping import is_flat
 from .texture import embedded_texture, expected, with_texture
+from .tile_loop import TileLoop, box_of
 from .tiles import Tile, TilePlan, padded_size, plan_tiles
 
 __all__ = ["Progress", "Render", "Run", "TileCorrect"]
@@ -58,7 +57,6 @@ class Run:
         saved: what is left of a picture once it is written; the bound holds for that.
         condition: shows the model what tiles hold of the source, (B, 3, h, w) as plainly enlarged, and by how much
             they were; in force inside its `with` block.
-        stopped: set when the model gave up on the user's wish; what was done by then is kept.
         found: drift of each tile, as `report` measured it.
     """
 
@@ -75,15 +73,8 @@ class Run:
     starting: Callable[[Sequence[Tile]], None] | None = None
     saved: Callable[[Tensor], Tensor] = eight_bit
     condition: Callable[[Tensor, float], AbstractContextManager[None]] | None = None
-    stopped: bool = False
     found: dict[Tile, TileDrift] = field(default_factory=dict)
-    _records: dict[Tile, TileReport] = field(default_factory=dict)
     _held: Held | None = None
-    _choice: Choice | None = None
-    _call: int = 0
-    _extra: int = 0
-    _finished: int = 0
-    _redone: int = 0
 
     def __post_init__(self) -> None:
         settings, model = self.settings, self.model
@@ -99,23 +90,29 @@ class Run:
             shrink=model.fits_any_tile and not settings.tile_size,
         )
         mask = self.mask
-        self._wanted: Sequence[Tile] = (
+        self._inside: Sequence[Tile] = (
             self.plan if mask is None else [t for t in self.plan if bool(mask[..., t.rows, t.cols].any())]
         )
-        self._inside = self._wanted
-        self._calls = model.calls(settings.denoise, settings.steps)
         needed = settings.needs_features or self.measure
         assert self.dino is not None or not needed, "features are asked for, but no network"
         self.yardstick = None if self.dino is None else Yardstick(
             self.dino, self.reference.image, plain=self._plain, calibration=load_calibration(self.dino)
         )
-        if settings.skip_flat and self._calls:
-            self._wanted = [tile for tile in self._inside if not self._flat(tile)]
+        skips = settings.skip_flat and model.calls(settings.denoise, settings.steps) > 0
+        self._loop = TileLoop(
+            model, settings, self.target_size, [tile for tile in self._inside if not (skips and self._flat(tile))],
+            self.yardstick, self._conditioned,
+        )  # fmt: skip
 
     @property
     def calls(self) -> int:
         """Model calls of the whole run, as far as is known: redone tiles add theirs when their turn comes."""
-        return self._extra + self._calls * -(-len(self._wanted) // self.settings.tile_batch_size)
+        return self._loop.calls
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the model gave up on the user's wish; what was done by then is kept."""
+        return self._loop.stopped
 
     @property
     def bound(self) -> float:
@@ -129,10 +126,17 @@ class Run:
         settings, (height, width) = self.settings, self.target_size
         base = _pad(self.base, self.plan.size)
         canvas = Canvas(base, self.plan, feather_px=settings.overlap)
-        if self._calls:
-            self._paint(canvas, base)
+        painted = self._loop.a_tile > 0
+        if painted:
+            painter = Painter(
+                self.reference.image, base, canvas, self.target_size, settings, self.model,
+                yardstick=self.yardstick, dead_zone=self.reference.dead_zone,
+            )  # fmt: skip
+            loop = self._loop
+            loop.progress, loop.preview, loop.starting = self.progress, self.preview, self.starting
+            loop.paint(painter, canvas, bound=self.bound)
         done = canvas.result()[..., :height, :width]
-        if settings.texture and self._calls:
+        if settings.texture and painted:
             done = self._textured(done)
         done = self._pulled(done)
         done = done if self.mask is None else torch.lerp(self._untouched, done, self.mask)
@@ -140,14 +144,14 @@ class Run:
 
     def report(self, image: Tensor, seconds: float) -> Report:
         """What was done, with drift when `measure` is set; `image` is the finished picture."""
-        measured = self.yardstick if self.measure else None
+        measured, choice = self.yardstick if self.measure else None, self._loop.choice
         return Report(
             source_size=_size(self.source),
             result_size=self.target_size,
             settings=dataclasses.asdict(self.settings),
             model=self.model.name,
             features=self.dino.name if self.dino else None,
-            model_calls=self._call,
+            model_calls=self._loop.made,
             seconds=seconds,
             source_psnr=psnr(resize(image, _size(self.source)).clamp(0, 1), self.source),
             detail=detail_ratio(image, self._plain),
@@ -158,7 +162,7 @@ class Run:
             bound=self.bound if measured else None,
             alarm_at=measured.thresholds.alarm if measured else None,
             bound_kind=bound_kind(measured.thresholds, self.settings.max_drift) if measured else None,
-            dial=self._choice.figures(self.settings.allowed_drift, self._achieved()) if self._choice else None,
+            dial=choice.figures(self.settings.allowed_drift, self._achieved()) if choice else None,
         )
 
     def heats(self) -> tuple[Heat, ...]:
@@ -169,16 +173,16 @@ class Run:
         """What the run did about drift, and whether it was stopped, one sentence each."""
         if self.stopped:
             yield "Stopped before the last tile; the rest is the enlarged source."
-        if self._redone:
+        if self._loop.redone:
             looked = self.yardstick is not None and self.yardstick.thresholds.alarm is not None
             why = "drifted too far or looked invented" if looked else "drifted too far"
-            yield f"Redone because they {why}: {_tiles(self._redone)}."
+            yield f"Redone because they {why}: {_tiles(self._loop.redone)}."
         if self.reference.taken:
             yield f"Taken off the source first: noise or JPEG damage of {255 * self.reference.taken:.1f}/255."
-        if skipped := len(self._inside) - len(self._wanted):
+        if skipped := len(self._inside) - len(self._loop.wanted):
             yield f"Left alone because nothing in them wants repainting: {_tiles(skipped)}."
-        if self._choice is not None:
-            yield self._choice.note(self.settings.allowed_drift, self._achieved())
+        if self._loop.choice is not None:
+            yield self._loop.choice.note(self.settings.allowed_drift, self._achieved())
         if self._held is not None:
             yield bound_note(self._held, self.settings.max_drift)
 
@@ -191,61 +195,6 @@ class Run:
         if self.measure and self.yardstick is not None and not self.yardstick.thresholds.measured:
             yield self.yardstick.thresholds.note
 
-    def _batches(self) -> Iterator[list[Tile]]:
-        wanted, size = self._wanted, self.settings.tile_batch_size
-        for start in range(0, len(wanted), size):
-            yield list(wanted[start : start + size])
-
-    def _paint(self, canvas: Canvas, base: Tensor) -> None:
-        settings, (height, width) = self.settings, self.target_size
-        painter = Painter(
-            self.reference.image, base, canvas, self.target_size, settings, self.model,
-            yardstick=self.yardstick, dead_zone=self.reference.dead_zone,
-        )  # fmt: skip
-        first = Painting(0, settings.seed, settings.denoise, settings.dino_strength, settings.consistency)
-        if settings.allowed_drift and self._wanted:
-            self._choice = self._dialled(painter, first)
-            if self._choice is None:
-                self.stopped = True
-                return
-            first = self._choice.painting
-            self._calls = self.model.calls(first.denoise, settings.steps)
-        for tiles in self._batches():
-            painted = self._painted(painter, tiles, first)
-            if painted is None:
-                self.stopped = True
-                return
-            self._finished += len(tiles)
-            kept = self._repaired(painter, painted) if settings.repair_tries else painted
-            for each in kept:
-                canvas.add(each.tile, each.image)
-            if self.preview:
-                self.preview(canvas.result()[..., :height, :width])
-            if self.stopped:
-                return
-
-    def _painted(
-        self, painter: Painter, tiles: Sequence[Tile], painting: Painting, *, counts: bool = True
-    ) -> list[Painted] | None:
-        """`tiles` painted and written down; they count as finished unless they are only tried or redone."""
-        if self.starting:
-            self.starting(tiles)
-        left = self.model.calls(painting.denoise, self.settings.steps)
-
-        def called() -> None:
-            nonlocal left
-            left -= 1
-            self._called(len(tiles) if left <= 0 and counts else 0)
-
-        with self._conditioned(tiles):
-            painted = painter.paint(tiles, painting, called)
-        for each in painted or ():
-            self._records[each.tile] = TileReport(
-                self._box(each.tile), each.seconds + self._seconds(each.tile),
-                seed=painting.seed, denoise=painting.denoise, guidance=each.guidance,
-            )  # fmt: skip
-        return painted
-
     def _conditioned(self, tiles: Sequence[Tile]) -> AbstractContextManager[None]:
         if self.condition is None:
             return nullcontext()
@@ -253,61 +202,12 @@ class Run:
         scale = self.target_size[1] / self.source.shape[-1]
         return self.condition(torch.cat([plain[..., t.rows, t.cols] for t in tiles]), scale)
 
-    def _repaired(self, painter: Painter, painted: Sequence[Painted]) -> list[Painted]:
-        """The best painting of each tile, those over the bound redone."""
-        trials = {each.tile: Trial(each.tile, [self._judged(painter, each)]) for each in painted}
-
-        def paint(tiles: list[Tile], painting: Painting) -> list[Judged] | None:
-            self._extra += self.model.calls(painting.denoise, self.settings.steps)
-            self._redone += sum(trials[tile].tries == 0 for tile in tiles)
-            redone = self._painted(painter, tiles, painting, counts=False)
-            return None if redone is None else [self._judged(painter, each) for each in redone]
-
-        self.stopped = repair(
-            list(trials.values()), tries=self.settings.repair_tries, again=painter.again, paint=paint
-        )
-        for trial in trials.values():
-            best = trial.best.painted
-            self._records[trial.tile] = dataclasses.replace(
-                self._records[trial.tile], seed=best.painting.seed, denoise=best.painting.denoise,
-                guidance=best.guidance, tries=trial.tries, kept=best.painting.number,
-                drift_first=None if (drift := trial.paintings[0].drift) is None else drift.mean,
-            )  # fmt: skip
-        # A first painting goes on as it came, so that looking at it changes nothing.
-        return [first if (best := trials[first.tile].best.painted).painting.number == 0 else best for first in painted]
-
-    def _dialled(self, painter: Painter, first: Painting) -> Choice | None:
-        """How to paint so that a few tiles stay within the allowed drift; None when the user asked to stop."""
-        tiles = probes(self._wanted, lambda tile: busiest(painter.operators(tile).crop(self.reference.image)))
-
-        def worst(painting: Painting) -> float | None:
-            drifts = []
-            for tile in tiles:
-                self._extra += self.model.calls(painting.denoise, self.settings.steps)
-                painted = self._painted(painter, [tile], painting, counts=False)
-                if painted is None:
-                    return None
-                drifts.append(self._judged(painter, painted[0], detail=False).drift)
-            return max((float(drift.patches.max()) for drift in drifts if drift is not None), default=0.0)
-
-        usable = [p for p in ways(first, guides=self.settings.guides) if painter.can(p)]
-        return choose(usable, worst, allowed=self.settings.allowed_drift)
-
     def _flat(self, tile: Tile) -> bool:
         operators = tile_operators(_size(self.source), self.target_size, tile.rows, tile.cols)
         if not operators.knows_something or self.yardstick is None:
             return False
         region = operators.crop(self.reference.image)
         return is_flat(region, self.yardstick.extract(region))
-
-    def _judged(self, painter: Painter, painted: Painted, *, detail: bool = True) -> Judged:
-        operators, yardstick = painter.operators(painted.tile), self.yardstick
-        assert yardstick is not None, "repair needs features"
-
-        def measure(painted: Painted, *, detail: bool) -> TileDrift | None:
-            return yardstick.tile(painted.image, operators, detail=detail) if operators.knows_something else None
-
-        return judged(painted, painter.pulled(painted), self.bound, measure, detail=detail)
 
     def _within_bound(self, done: Tensor) -> Tensor:
         scale = (self.target_size[0] / self.source.shape[-2], self.target_size[1] / self.source.shape[-1])
@@ -338,12 +238,6 @@ class Run:
             return enlarged
         return (enlarged + resize(self.reference.image - self.source, self.target_size)).clamp(0, 1)
 
-    def _called(self, finished: int) -> None:
-        self._call += 1
-        tiles, done = len(self._wanted), self._finished + finished
-        if self.progress:
-            self.progress(Progress(done, tiles, self._call, max(self.calls, self._call), self._redone))
-
     def drift(self, tile: Tile, image: Tensor, *, detail: bool = False) -> TileDrift | None:
         """Drift of `tile` in `image`, a picture of the target size; None where the tile determines no source pixel.
 
@@ -359,15 +253,9 @@ class Run:
             return None
         return self.yardstick.tile(_pad(image[..., tile.rows, tile.cols], tile.size), operators, detail=detail)
 
-    def _box(self, tile: Tile) -> tuple[int, int, int, int]:
-        return tile.y0, tile.x0, min(tile.y1, self.target_size[0]), min(tile.x1, self.target_size[1])
-
-    def _seconds(self, tile: Tile) -> float:
-        return self._records[tile].seconds if tile in self._records else 0.0
-
     def _tile_report(self, tile: Tile, image: Tensor) -> TileReport:
-        skipped = tile in self._inside and tile not in self._wanted
-        done = self._records.get(tile) or TileReport(self._box(tile), 0.0, skipped=skipped)
+        skipped = tile in self._inside and tile not in self._loop.wanted
+        done = self._loop.records.get(tile) or TileReport(box_of(tile, self.target_size), 0.0, skipped=skipped)
         if self._held is not None:
             before = self._held.before.get(tile)
             first = done.drift_first if before is None or done.drift_first is not None else before.mean

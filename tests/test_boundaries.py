@@ -24,6 +24,7 @@ RANKS = [
     {"bound", "render"},
     {"painter", "skipping", "subject"},
     {"dial", "repair"},
+    {"tile_loop"},
     {"run"},
     {"embedded"},
     {"lettering"},
