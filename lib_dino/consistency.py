@@ -62,20 +62,15 @@ def dead_zone(noise: float) -> float:
 
 
 def soft(residual: Tensor, dead_zone: float | Tensor) -> Tensor:
-    """`residual` with everything up to `dead_zone` taken off, so that the source's noise is not put back."""
+    """`residual` with everything up to `dead_zone`, one for all or one each, taken off."""
     if isinstance(dead_zone, Tensor):
         return residual.sign() * (residual.abs() - dead_zone.to(residual)).clamp(min=0)
     return residual if dead_zone == 0 else residual - residual.clamp(-dead_zone, dead_zone)
 
 
-def tile_pull(tile: Tensor, source: Tensor, operators: TileOperators, *, dead_zone: float | Tensor) -> Tensor:
-    """What to add to `tile`, (B, 3, h, w) in [0, 1], to make it consistent with the whole `source`.
-
-    Args:
-        dead_zone: see `soft`; one for all, or for each pixel of the source, (1, 1, H, W).
-    """
-    zone = operators.crop(dead_zone) if isinstance(dead_zone, Tensor) else dead_zone
-    return operators.up(soft(operators.crop(source).to(tile) - operators.down(tile), zone))
+def tile_pull(tile: Tensor, source: Tensor, operators: TileOperators, *, dead_zone: float) -> Tensor:
+    """What to add to `tile`, (B, 3, h, w) in [0, 1], to make it consistent with the whole `source`."""
+    return operators.up(soft(operators.crop(source).to(tile) - operators.down(tile), dead_zone))
 
 
 def colour_pull(clean: Tensor, reference: Tensor, table: Tensor, *, lift: Tensor | None = None) -> Tensor:
@@ -136,15 +131,14 @@ def back_project(
     source: Tensor,
     *,
     strength: float,
-    dead_zone: float | Tensor = 0.0,
+    dead_zone: float = 0.0,
     iterations: int = FINAL_ITERATIONS,
 ) -> Tensor:
     """`image`, (1, 3, H, W) in [0, 1], made consistent with `source`, (1, 3, h, w) in [0, 1].
 
     Args:
         strength: share of the difference taken back per iteration, 0 to 1; 0 returns `image` itself.
-        dead_zone: differences up to this are let stand, in units of the picture's range; one for all, or for each
-            pixel of the source, (1, 1, h, w).
+        dead_zone: differences up to this are let stand, in units of the picture's range.
     """
     if strength == 0:
         return image

@@ -97,7 +97,7 @@ class TileCorrection:
     source: Tensor
     operators: TileOperators
     consistency: float
-    dead_zone: float | Tensor
+    dead_zone: float
     strength: float = 0.0
     extract: Extract | None = None
     target: Callable[[Tensor], Target] | None = None

@@ -92,7 +92,7 @@ class Painter:
         model: Render,
         *,
         yardstick: Yardstick | None,
-        dead_zone: float | Tensor,
+        dead_zone: float,
     ) -> None:
         self._source, self._base, self._canvas, self._target_size = source, base, canvas, target_size
         self._settings, self._model, self._yardstick, self._dead_zone = settings, model, yardstick, dead_zone

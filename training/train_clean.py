@@ -6,7 +6,7 @@
 
 A sharp crop is made small by a random filter and factor, then spoiled: sensor noise, JPEG, both, or nothing in a
 quarter of the crops. The target is the crop made small by the product's own operator, or, where nothing was done,
-the small crop itself. The loss is Huber's; the spread learns how large that is (Laplace).
+the small crop itself. The loss is Huber's, and cross-entropy for whether anything was done.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 from photographs import photographs  # noqa: E402
 from train_denoiser import Crops  # noqa: E402
 
-from lib_dino.clean import EMBEDDED, TRUST, Cleaner, held_to, save_cleaner  # noqa: E402
+from lib_dino.clean import EMBEDDED, Cleaner, held_to, save_cleaner  # noqa: E402
 from lib_dino.resample import resize  # noqa: E402
 
 SIDE_PX = 64
@@ -100,18 +100,16 @@ def blurred(image: Tensor, sigma: float) -> Tensor:
 
 
 def loss_of(cleaner: Cleaner, spoiled: Tensor, clean: Tensor, damage: Tensor) -> Tensor:
-    """Mean squared error (Huber's), for the spread alone the negative log-likelihood of a Laplace distribution, and
-    cross-entropy for whether there was damage.
+    """Mean squared error (Huber's) of the picture, and cross-entropy for whether there was damage.
 
-    Neither the likelihood nor the absolute error will do for the picture: clean crops would outweigh all others, and
-    nothing would ever be changed.
+    The absolute error will not do: untouched crops would outweigh all others, and nothing would ever be changed.
     """
     with torch.autocast("cpu", torch.bfloat16):
-        image, log_spread, odds = cleaner(spoiled)
+        image, odds = cleaner(spoiled)
     told = torch.nn.functional.binary_cross_entropy_with_logits(odds.float().mean((1, 2, 3)), damage)
-    error, log_spread = (image.float() - clean).abs(), log_spread.float().clamp(-7, 0)
+    error = (image.float() - clean).abs()
     squared = torch.where(error < BEND, error.square() / BEND, 2 * error - BEND)
-    return 100 * squared.mean() + 0.1 * told + 0.1 * (error.detach() * (-log_spread).exp() + log_spread).mean()
+    return 100 * squared.mean() + 0.1 * told
 
 
 def train(folder: Path, minutes: float) -> None:
@@ -158,8 +156,8 @@ def evaluate() -> None:
     """PSNR of held-out photographs at half size before and after, by kind of damage."""
     kinds = {"clean": (0, 100), "noise 2": (2, 100), "noise 4": (4, 100), "noise 8": (8, 100), "JPEG 95": (0, 95),
              "JPEG 90": (0, 90), "JPEG 70": (0, 70), "JPEG 50": (0, 50), "noise 4, JPEG 70": (4, 70)}  # fmt: skip
-    print("| source | PSNR before | after | taken off, /255 | left bitwise alone | errors within 2 spreads |")
-    print("|---|---|---|---|---|---|")
+    print("| source | PSNR before | after | taken off, /255 | left bitwise alone |")
+    print("|---|---|---|---|---|")
     for kind, (noise, quality) in kinds.items():
         rows = []
         for row in photographs("heldout"):
@@ -170,11 +168,9 @@ def evaluate() -> None:
             spoiled = Image.fromarray(np.clip(np.asarray(small) + grain, 0, 255).round().astype(np.uint8))
             truth, given = tensor(small), tensor(spoiled if quality == 100 else jpeg(spoiled, quality, 2))
             found = held_to(given[None], strength=1.0)
-            error = (found.image[0] - truth).abs()
-            within = float((error <= 2 / TRUST * found.dead_zone + 1e-6).float().mean())
-            rows.append((psnr(given, truth), psnr(found.image[0], truth), 255 * found.taken, found.taken == 0, within))
-        before, after, taken, alone, within = np.mean(rows, 0)
-        print(f"| {kind} | {before:.2f} | {after:.2f} | {taken:.2f} | {alone:.0%} | {within:.2f} |", flush=True)
+            rows.append((psnr(given, truth), psnr(found.image[0], truth), 255 * found.taken, found.taken == 0))
+        before, after, taken, alone = np.mean(rows, 0)
+        print(f"| {kind} | {before:.2f} | {after:.2f} | {taken:.2f} | {alone:.0%} |", flush=True)
 
 
 def psnr(a: Tensor, b: Tensor) -> float:
