@@ -9,7 +9,6 @@ spoiled. A source that is clean already is left bitwise alone.
 from __future__ import annotations
 
 import functools
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from .consistency import dead_zone, source_noise
 from .denoiser import mirrored
-from .errors import ModelError
+from .net_file import load_net, save_net
 from .windows import windows
 
 EMBEDDED: Final = Path(__file__).parent / "embedded" / "clean" / "model.safetensors"
@@ -90,31 +89,13 @@ def load_cleaner(path: Path | None = None) -> Cleaner:
     Raises:
         ModelError: the file is missing, damaged, or no cleaner.
     """
-    from safetensors import safe_open
-    from safetensors.torch import load_file
-
-    path = EMBEDDED if path is None else path
-    try:
-        with safe_open(path, framework="pt") as file:
-            shape = json.loads((file.metadata() or {})["cleaner"])
-        if shape["version"] != VERSION:
-            raise ValueError(f"version {shape['version']}, wanted {VERSION}")
-        with torch.inference_mode(False):
-            cleaner = Cleaner(shape["width"], shape["blocks"])
-            cleaner.load_state_dict(load_file(path))
-            return cleaner.float().eval().requires_grad_(False)
-    except Exception as error:  # whatever safetensors and torch make of a missing or damaged file
-        raise ModelError(f"{path} is no network that cleans sources: {error!r}. Install the extension anew.") from error
+    lacks = "is no network that cleans sources"
+    return load_net(EMBEDDED if path is None else path, Cleaner, kind="cleaner", version=VERSION, lacks=lacks)
 
 
 def save_cleaner(cleaner: Cleaner, path: Path) -> None:
     """Write the cleaner as float16 safetensors, its shape in the metadata."""
-    from safetensors.torch import save_file
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    shape = {"width": cleaner.width, "blocks": cleaner.blocks, "version": VERSION}
-    values = {key: value.half().contiguous() for key, value in cleaner.state_dict().items()}
-    save_file(values, path, metadata={"cleaner": json.dumps(shape)})
+    save_net(cleaner, path, kind="cleaner", version=VERSION, width=cleaner.width, blocks=cleaner.blocks)
 
 
 @functools.lru_cache(maxsize=1)

@@ -64,7 +64,7 @@ def dead_zone(noise: float) -> float:
 def soft(residual: Tensor, dead_zone: float | Tensor) -> Tensor:
     """`residual` with everything up to `dead_zone`, one for all or one each, taken off."""
     if isinstance(dead_zone, Tensor):
-        return residual.sign() * (residual.abs() - dead_zone.to(residual)).clamp(min=0)
+        return residual - residual.clamp(-dead_zone, dead_zone)
     return residual if dead_zone == 0 else residual - residual.clamp(-dead_zone, dead_zone)
 
 
@@ -127,12 +127,7 @@ def _smooth(colour: Tensor) -> Tensor:
 
 
 def back_project(
-    image: Tensor,
-    source: Tensor,
-    *,
-    strength: float,
-    dead_zone: float = 0.0,
-    iterations: int = FINAL_ITERATIONS,
+    image: Tensor, source: Tensor, *, strength: float, dead_zone: float = 0.0, iterations: int = FINAL_ITERATIONS
 ) -> Tensor:
     """`image`, (1, 3, H, W) in [0, 1], made consistent with `source`, (1, 3, h, w) in [0, 1].
 

@@ -81,7 +81,6 @@ class Run:
         self.reference = held_to(self.source, strength=settings.clean_source)
         self._plain = resize(self.reference.image, self.target_size).clamp(0, 1)
         self.base = self._plain if self.enlarged is None else self._cleaned(self.enlarged)
-        self._untouched = resize(self.source, self.target_size).clamp(0, 1) if self.enlarged is None else self.enlarged
         self.plan: TilePlan = plan_tiles(
             padded_size(self.target_size, model.multiple_px),
             tile_px=settings.tile_size or max(model.tile_px, 2 * settings.overlap),
@@ -139,7 +138,10 @@ class Run:
         if settings.texture and painted:
             done = self._textured(done)
         done = self._pulled(done)
-        done = done if self.mask is None else torch.lerp(self._untouched, done, self.mask)
+        if self.mask is not None:
+            # What the mask protects is not cleaned either.
+            kept = resize(self.source, self.target_size).clamp(0, 1) if self.enlarged is None else self.enlarged
+            done = torch.lerp(kept, done, self.mask)
         return self._within_bound(done) if settings.max_drift else done
 
     def report(self, image: Tensor, seconds: float) -> Report:

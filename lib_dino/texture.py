@@ -14,7 +14,6 @@ is what Heeger and Bergen (1995) synthesise texture by.
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .consistency import soft
-from .errors import ModelError
+from .net_file import load_net, save_net
 from .resample import resize
 from .windows import windows
 
@@ -255,11 +254,7 @@ def _scaled(fine: Tensor, log: Tensor, slack: Tensor, factor: float, strength: f
 
 def save_texture(net: TextureNet, path: Path) -> None:
     """Write the network as float16 safetensors, its shape in the metadata."""
-    from safetensors.torch import save_file
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    values = {key: value.half().contiguous() for key, value in net.state_dict().items()}
-    save_file(values, path, metadata={"texture": json.dumps({"width": net.width, "version": VERSION})})
+    save_net(net, path, kind="texture", version=VERSION, width=net.width)
 
 
 def load_texture(path: Path | None = None) -> TextureNet:
@@ -268,21 +263,8 @@ def load_texture(path: Path | None = None) -> TextureNet:
     Raises:
         ModelError: the file is missing, damaged, or no network of this kind.
     """
-    from safetensors import safe_open
-    from safetensors.torch import load_file
-
-    path = EMBEDDED if path is None else path
-    try:
-        with safe_open(path, framework="pt") as file:
-            shape = json.loads((file.metadata() or {})["texture"])
-        if shape["version"] != VERSION:
-            raise ValueError(f"version {shape['version']}, wanted {VERSION}")
-        with torch.inference_mode(False):
-            net = TextureNet(shape["width"])
-            net.load_state_dict(load_file(path))
-            return net.float().eval().requires_grad_(False)
-    except Exception as error:  # whatever safetensors and torch make of a missing or damaged file
-        raise ModelError(f"{path} does not hold expected textures: {error!r}. Install the extension anew.") from error
+    lacks = "does not hold expected textures"
+    return load_net(EMBEDDED if path is None else path, TextureNet, kind="texture", version=VERSION, lacks=lacks)
 
 
 @lru_cache(maxsize=1)

@@ -12,7 +12,7 @@ HOST_PACKAGES = {"modules", "modules_forge", "backend", "ldm_patched", "gradio",
 # A file imports only from files named before its own in this list (same line: not from each other).
 RANKS = [
     {"errors"},
-    {"settings", "tiles", "report", "files", "dinov2_file", "download", "published", "windows"},
+    {"settings", "tiles", "report", "files", "dinov2_file", "download", "published", "windows", "net_file"},
     {"infotext", "blend", "resample", "quality", "sampling", "dinov2", "denoiser"},
     {"features", "consistency", "images"},
     {"clean", "compare", "detail", "adapter_file", "texture"},

@@ -31,6 +31,7 @@ from photographs import photographs  # noqa: E402
 from train_denoiser import Crops  # noqa: E402
 
 from lib_dino.clean import EMBEDDED, Cleaner, held_to, save_cleaner  # noqa: E402
+from lib_dino.quality import psnr  # noqa: E402
 from lib_dino.resample import resize  # noqa: E402
 
 SIDE_PX = 64
@@ -168,14 +169,10 @@ def evaluate() -> None:
             spoiled = Image.fromarray(np.clip(np.asarray(small) + grain, 0, 255).round().astype(np.uint8))
             truth, given = tensor(small), tensor(spoiled if quality == 100 else jpeg(spoiled, quality, 2))
             found = held_to(given[None], strength=1.0)
-            rows.append((psnr(given, truth), psnr(found.image[0], truth), 255 * found.taken, found.taken == 0))
+            before, after = (min(99.0, psnr(image, truth)) for image in (given, found.image[0]))
+            rows.append((before, after, 255 * found.taken, found.taken == 0))
         before, after, taken, alone = np.mean(rows, 0)
         print(f"| {kind} | {before:.2f} | {after:.2f} | {taken:.2f} | {alone:.0%} |", flush=True)
-
-
-def psnr(a: Tensor, b: Tensor) -> float:
-    """In dB, at most 99."""
-    return min(99.0, -10 * math.log10(max(1e-10, float((a - b).square().mean()))))
 
 
 def main() -> None:
