@@ -32,14 +32,14 @@ sys.path[:0] = [str(Path(__file__).resolve().parent.parent / part) for part in (
 
 from dial import middle  # noqa: E402
 
-from lib_dino.dinov2 import Dinov2, load_dinov2  # noqa: E402
-from lib_dino.embedded import EmbeddedRender  # noqa: E402
-from lib_dino.features import feature_grid  # noqa: E402
-from lib_dino.quality import high_frequencies  # noqa: E402
-from lib_dino.resample import resize  # noqa: E402
-from lib_dino.run import Run  # noqa: E402
+from lib_dino.measure.features import feature_grid  # noqa: E402
+from lib_dino.measure.quality import high_frequencies  # noqa: E402
+from lib_dino.measure.regions import subject_map  # noqa: E402
+from lib_dino.networks.dinov2 import Dinov2, load_dinov2  # noqa: E402
+from lib_dino.run.run import Run  # noqa: E402
+from lib_dino.sampling.pixel_model import EmbeddedRender  # noqa: E402
 from lib_dino.settings import Settings  # noqa: E402
-from lib_dino.subject import subject_map  # noqa: E402
+from lib_dino.tiling.resample import resize  # noqa: E402
 
 Array = np.ndarray
 DENOISES = (0.1, 0.2, 0.3, 0.4, 0.5)

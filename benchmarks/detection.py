@@ -45,13 +45,13 @@ from planted import (  # noqa: E402
     untouched,
 )
 
-from lib_dino.calibration import load_calibration  # noqa: E402
-from lib_dino.dinov2 import load_dinov2  # noqa: E402
-from lib_dino.drift import Yardstick  # noqa: E402
-from lib_dino.embedded import EmbeddedRender  # noqa: E402
-from lib_dino.resample import resize, tile_operators  # noqa: E402
-from lib_dino.run import Run  # noqa: E402
+from lib_dino.measure.calibration import load_calibration  # noqa: E402
+from lib_dino.measure.drift import Yardstick  # noqa: E402
+from lib_dino.networks.dinov2 import load_dinov2  # noqa: E402
+from lib_dino.run.run import Run  # noqa: E402
+from lib_dino.sampling.pixel_model import EmbeddedRender  # noqa: E402
 from lib_dino.settings import Settings  # noqa: E402
+from lib_dino.tiling.resample import resize, tile_operators  # noqa: E402
 
 TILE_PX = 280
 KINDS = ("object", "texture", "letters", "warp")

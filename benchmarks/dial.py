@@ -18,12 +18,12 @@ from torch import Tensor
 
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent / part) for part in ("", "training")]
 
-from lib_dino.dinov2 import Dinov2, load_dinov2  # noqa: E402
-from lib_dino.embedded import EmbeddedRender  # noqa: E402
-from lib_dino.images import read_picture  # noqa: E402
-from lib_dino.resample import resize  # noqa: E402
-from lib_dino.run import Run  # noqa: E402
+from lib_dino.networks.dinov2 import Dinov2, load_dinov2  # noqa: E402
+from lib_dino.pictures.picture import read_picture  # noqa: E402
+from lib_dino.run.run import Run  # noqa: E402
+from lib_dino.sampling.pixel_model import EmbeddedRender  # noqa: E402
 from lib_dino.settings import Settings  # noqa: E402
+from lib_dino.tiling.resample import resize  # noqa: E402
 
 HEAD = (
     "| consistency | allowed | denoise | strength | probes: mean (largest) | picture: mean (largest) | "

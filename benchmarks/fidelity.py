@@ -35,9 +35,9 @@ from fidelity_arms import UNGUIDED, Arm, Lab, Plant, arms, disk, unseen  # noqa:
 from photographs import photographs  # noqa: E402
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity  # noqa: E402
 
-from lib_dino.drift import Yardstick  # noqa: E402
-from lib_dino.quality import psnr  # noqa: E402
-from lib_dino.resample import resize, tile_operators  # noqa: E402
+from lib_dino.measure.drift import Yardstick  # noqa: E402
+from lib_dino.measure.quality import psnr  # noqa: E402
+from lib_dino.tiling.resample import resize, tile_operators  # noqa: E402
 
 CONDITIONS = ((2, False), (2, True), (4, False), (4, True))
 """Factor, and whether the small picture is degraded."""

@@ -17,14 +17,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-import lib_dino.run
+import lib_dino.run.run
 from lib_dino import Settings, upscale
-from lib_dino.correction import PixelCodec
-from lib_dino.denoiser import Denoiser
-from lib_dino.dinov2 import Dinov2, load_dinov2
-from lib_dino.drift import Target, Yardstick
-from lib_dino.embedded import EmbeddedRender
-from lib_dino.resample import resize
+from lib_dino.measure.drift import Target, Yardstick
+from lib_dino.networks.denoiser import Denoiser
+from lib_dino.networks.dinov2 import Dinov2, load_dinov2
+from lib_dino.sampling.correction import PixelCodec
+from lib_dino.sampling.pixel_model import EmbeddedRender
+from lib_dino.tiling.resample import resize
 
 UNGUIDED: dict[str, Any] = {"dino_enabled": False, "consistency": 0.0, "clean_source": 0.0, "texture": 0.0}
 FORCED = 0.6
@@ -175,7 +175,7 @@ class Lab:
         values = {k: v for k, v in {**settings, **arm.settings}.items() if k in known}
         with ExitStack() as patches:
             if not arm.final:
-                patches.enter_context(patch.object(lib_dino.run, "back_project", lambda image, *_, **__: image))
+                patches.enter_context(patch.object(lib_dino.run.run, "back_project", lambda image, *_, **__: image))
             if arm.target != "true":
                 patches.enter_context(_target(arm.target, other))
             if arm.tokens != "true":
@@ -212,8 +212,8 @@ def _target(kind: str, other: Image.Image) -> Iterator[None]:
 
 @contextmanager
 def _tokens(kind: str, other: Image.Image) -> Iterator[None]:
-    from lib_dino.adapter import Adapter
-    from lib_dino.adapter_tokens import PLACE_DIM
+    from lib_dino.adapter.injection import Adapter
+    from lib_dino.adapter.projectors import PLACE_DIM
 
     true = Adapter.tokens
 

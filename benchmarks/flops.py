@@ -23,13 +23,13 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lib_dino import Settings
-from lib_dino.clean import held_to
-from lib_dino.correction import PixelCodec, TileCorrection
-from lib_dino.features import grid_size
-from lib_dino.host.autoencoder import SPARING
-from lib_dino.resample import tile_operators
-from lib_dino.sampling import schedule
-from lib_dino.texture import embedded_texture, expected
+from lib_dino.measure.features import grid_size
+from lib_dino.networks.cleaner import held_to
+from lib_dino.networks.texture_net import embedded_texture, expected
+from lib_dino.sampling.correction import PixelCodec, TileCorrection
+from lib_dino.sampling.sampler import schedule
+from lib_dino.tiling.resample import tile_operators
+from lib_dino.webui.model.vae import SPARING
 
 SCALE = 2
 TOKENS = 77

@@ -38,19 +38,19 @@ sys.path[:0] = [str(Path(__file__).resolve().parent.parent / part) for part in (
 
 from seams import worst_seam  # noqa: E402
 
-from lib_dino.consistency import back_project  # noqa: E402
-from lib_dino.correction import PixelCodec  # noqa: E402
-from lib_dino.dinov2 import Dinov2, load_dinov2  # noqa: E402
-from lib_dino.embedded import NOISE_SCALE, EmbeddedRender  # noqa: E402
-from lib_dino.images import read_picture  # noqa: E402
-from lib_dino.painter import Painted, Painter  # noqa: E402
-from lib_dino.quality import detail_energy  # noqa: E402
-from lib_dino.render import TileCorrect  # noqa: E402
-from lib_dino.repair import Judged  # noqa: E402
-from lib_dino.resample import resize  # noqa: E402
-from lib_dino.run import Run  # noqa: E402
-from lib_dino.sampling import sample, schedule  # noqa: E402
+from lib_dino.measure.quality import detail_energy  # noqa: E402
+from lib_dino.networks.dinov2 import Dinov2, load_dinov2  # noqa: E402
+from lib_dino.pictures.picture import read_picture  # noqa: E402
+from lib_dino.run.painter import Painted, Painter  # noqa: E402
+from lib_dino.run.retry import Judged  # noqa: E402
+from lib_dino.run.run import Run  # noqa: E402
+from lib_dino.sampling.consistency import back_project  # noqa: E402
+from lib_dino.sampling.correction import PixelCodec  # noqa: E402
+from lib_dino.sampling.pixel_model import NOISE_SCALE, EmbeddedRender  # noqa: E402
+from lib_dino.sampling.sampler import sample, schedule  # noqa: E402
+from lib_dino.sampling.tile_model import TileCorrect  # noqa: E402
 from lib_dino.settings import Settings  # noqa: E402
+from lib_dino.tiling.resample import resize  # noqa: E402
 
 
 class RoughCodec(PixelCodec):

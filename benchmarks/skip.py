@@ -30,15 +30,15 @@ sys.path[:0] = [str(Path(__file__).resolve().parent.parent / part) for part in (
 from repair import load_judges  # noqa: E402
 from seams import border_lines  # noqa: E402
 
-from lib_dino.consistency import back_project  # noqa: E402
-from lib_dino.dinov2 import Dinov2, load_dinov2  # noqa: E402
-from lib_dino.embedded import EmbeddedRender  # noqa: E402
-from lib_dino.images import read_picture  # noqa: E402
-from lib_dino.quality import detail_energy, high_frequencies, psnr, seam_ratios  # noqa: E402
-from lib_dino.resample import resize  # noqa: E402
-from lib_dino.run import Run  # noqa: E402
+from lib_dino.measure.quality import detail_energy, high_frequencies, psnr, seam_ratios  # noqa: E402
+from lib_dino.networks.dinov2 import Dinov2, load_dinov2  # noqa: E402
+from lib_dino.pictures.picture import read_picture  # noqa: E402
+from lib_dino.run.run import Run  # noqa: E402
+from lib_dino.sampling.consistency import back_project  # noqa: E402
+from lib_dino.sampling.pixel_model import EmbeddedRender  # noqa: E402
 from lib_dino.settings import Settings  # noqa: E402
-from lib_dino.tiles import Tile  # noqa: E402
+from lib_dino.tiling.plan import Tile  # noqa: E402
+from lib_dino.tiling.resample import resize  # noqa: E402
 
 CALM = ("sky", "wall", "water", "bokeh")
 """Kinds of traps in which tiles might be left alone."""

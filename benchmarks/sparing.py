@@ -19,15 +19,15 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lib_dino.consistency import back_project
-from lib_dino.correction import PixelCodec, TileCorrection
-from lib_dino.denoiser import Denoiser, load_denoiser
-from lib_dino.embedded import NOISE_SCALE
-from lib_dino.host.autoencoder import SPARING
-from lib_dino.images import picture_from_pil
-from lib_dino.quality import psnr
-from lib_dino.resample import resize, tile_operators
-from lib_dino.sampling import SIGMA_DATA, sample, schedule
+from lib_dino.measure.quality import psnr
+from lib_dino.networks.denoiser import Denoiser, load_denoiser
+from lib_dino.pictures.picture import picture_from_pil
+from lib_dino.sampling.consistency import back_project
+from lib_dino.sampling.correction import PixelCodec, TileCorrection
+from lib_dino.sampling.pixel_model import NOISE_SCALE
+from lib_dino.sampling.sampler import SIGMA_DATA, sample, schedule
+from lib_dino.tiling.resample import resize, tile_operators
+from lib_dino.webui.model.vae import SPARING
 
 SIDE = 160
 

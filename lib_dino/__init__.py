@@ -20,19 +20,19 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .version import __version__
+
 if TYPE_CHECKING:
     from .pipeline import Result, compare, upscale
-    from .run import Progress
+    from .run.run import Progress
     from .settings import Settings
 
-__version__ = "0.1.0"
-
-__all__ = ["Progress", "Result", "Settings", "compare", "upscale"]
+__all__ = ["Progress", "Result", "Settings", "__version__", "compare", "upscale"]
 
 
 def __getattr__(name: str) -> Any:
     """Import the public names when they are asked for, so that planning needs no torch."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = {"Settings": ".settings", "Progress": ".run"}.get(name, ".pipeline")
+    home = {"Settings": ".settings", "Progress": ".sampling.tile_model"}.get(name, ".pipeline")
     return getattr(import_module(home, __name__), name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from .cli import main
+from .cli.parser import main
 
 PIPE_CLOSED = 141
 """Exit code where the reader of the output is gone, as shells give it for SIGPIPE."""

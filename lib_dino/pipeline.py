@@ -16,21 +16,21 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from .adapter import Adapter
-from .adapter_load import load_adapter
-from .adapter_unet import check_fits, injected, shapes
-from .bound import eight_bit
-from .conditioning import Conditioning
-from .dinov2 import Dinov2, load_dinov2
-from .embedded import EmbeddedRender
+from .adapter.conditioning import Conditioning
+from .adapter.diffusers_unet import check_fits, injected, shapes
+from .adapter.injection import Adapter
+from .adapter.load import load_adapter
 from .errors import AdapterError
-from .figures import Heat
-from .images import Picture, picture_from_pil, read_picture, write_picture
-from .infotext import infotext
-from .report import Report
-from .resample import resize
-from .run import Progress, Render, Run
+from .networks.dinov2 import Dinov2, load_dinov2
+from .pictures.infotext import infotext
+from .pictures.picture import Picture, picture_from_pil, read_picture, write_picture
+from .report.maps import Heat
+from .report.records import Report, drift_figures
+from .run.drift_limit import eight_bit
+from .run.run import Progress, Render, Run
+from .sampling.pixel_model import EmbeddedRender
 from .settings import MAX_SEED, Settings
+from .tiling.resample import resize
 
 Source = Picture | PIL.Image.Image | str | os.PathLike[str]
 """A picture, or the path of one."""
@@ -69,7 +69,7 @@ class Result:
         Raises:
             ImageError: the file exists, or cannot be written.
         """
-        text = infotext(self.settings, self.report.result_size, self.report)
+        text = infotext(self.settings, self.report.result_size, drift_figures(self.report))
         return write_picture(self.picture, Path(path), text=text, force=force)
 
 

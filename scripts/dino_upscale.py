@@ -9,8 +9,10 @@ import modules.scripts as scripts
 from modules import script_callbacks
 from modules.ui_components import InputAccordion
 
-from lib_dino.host import controls, entry, plots
-from lib_dino.host.args import TITLE
+from lib_dino.webui.generation import entry
+from lib_dino.webui.panel import widgets as controls
+from lib_dino.webui.panel import xyz_plot as plots
+from lib_dino.webui.panel.arguments import TITLE
 
 # The always-on class comes first: the API's `alwayson_scripts` takes the first script of a title.
 

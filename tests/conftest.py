@@ -51,8 +51,8 @@ class Block(torch.nn.Module):
 @pytest.fixture(scope="session")
 def quick_dino():
     """A DINOv2 of one made-up block: a random network sees pasted things well enough, and costs nothing."""
-    from lib_dino.dinov2 import Dinov2
-    from lib_dino.dinov2_file import Weights
+    from lib_dino.networks.dinov2 import Dinov2
+    from lib_dino.networks.dinov2_weights import Weights
 
     generator, dim = torch.Generator().manual_seed(3), 16
     tensors = {

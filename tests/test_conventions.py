@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from lib_dino.blend import Canvas
-from lib_dino.consistency import back_project
-from lib_dino.resample import resize
-from lib_dino.tiles import plan_tiles
+from lib_dino.sampling.consistency import back_project
+from lib_dino.tiling.blend import Canvas
+from lib_dino.tiling.plan import plan_tiles
+from lib_dino.tiling.resample import resize
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from lib_dino import Settings, upscale
-from lib_dino.dinov2 import load_dinov2
-from lib_dino.embedded import EmbeddedRender
-from lib_dino.images import Picture, read_picture
-from lib_dino.quality import detail_ratio, psnr
-from lib_dino.resample import resize
+from lib_dino.measure.quality import detail_ratio, psnr
+from lib_dino.networks.dinov2 import load_dinov2
+from lib_dino.pictures.picture import Picture, read_picture
+from lib_dino.sampling.pixel_model import EmbeddedRender
+from lib_dino.tiling.resample import resize
 
 PHOTO = Path(__file__).parent.parent / "examples" / "astronaut.png"
 

@@ -2,7 +2,7 @@ import dataclasses
 import re
 from pathlib import Path
 
-from lib_dino.batch import flag_of
+from lib_dino.cli.batch import flag_of
 from lib_dino.settings import PRESETS, Settings, knobs
 
 README = Path(__file__).parent.parent / "README.md"

@@ -11,15 +11,15 @@ import torch
 from adapter_data import Batch
 from torch import Tensor, nn
 
-from lib_dino.adapter import Injection
-from lib_dino.adapter_file import CROSS_DIM
-from lib_dino.adapter_unet import cross_attention, injected
-from lib_dino.denoiser import load_denoiser, predict_clean
-from lib_dino.dinov2 import Dinov2
-from lib_dino.embedded import NOISE_SCALE
-from lib_dino.features import centre, cosine_distance, normalised
-from lib_dino.resample import resize
-from lib_dino.sampling import noise_to_signal
+from lib_dino.adapter.diffusers_unet import cross_attention, injected
+from lib_dino.adapter.format import CROSS_DIM
+from lib_dino.adapter.injection import Injection
+from lib_dino.measure.features import centre, cosine_distance, normalised
+from lib_dino.networks.denoiser import load_denoiser, predict_clean
+from lib_dino.networks.dinov2 import Dinov2
+from lib_dino.sampling.pixel_model import NOISE_SCALE
+from lib_dino.sampling.sampler import noise_to_signal
+from lib_dino.tiling.resample import resize
 
 Inject = Callable[..., Injection]
 """Makes the injection of a batch; takes `rows`, which sample each input belongs to, and `origin`, where it begins."""

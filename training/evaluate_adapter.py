@@ -29,16 +29,16 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 from evaluate_denoiser import COLUMNS, EfficientNetLite2, Judge, OpenNsfw, figures, heldout_crops, tensor  # noqa: E402
 
-from lib_dino.adapter import Adapter  # noqa: E402
-from lib_dino.adapter_load import load_adapter  # noqa: E402
-from lib_dino.adapter_tokens import PLACE_DIM  # noqa: E402
-from lib_dino.adapter_unet import injected  # noqa: E402
-from lib_dino.conditioning import Conditioning  # noqa: E402
-from lib_dino.dinov2 import Dinov2, load_dinov2  # noqa: E402
-from lib_dino.embedded import EmbeddedRender  # noqa: E402
-from lib_dino.resample import resize  # noqa: E402
-from lib_dino.run import Run  # noqa: E402
+from lib_dino.adapter.conditioning import Conditioning  # noqa: E402
+from lib_dino.adapter.diffusers_unet import injected  # noqa: E402
+from lib_dino.adapter.injection import Adapter  # noqa: E402
+from lib_dino.adapter.load import load_adapter  # noqa: E402
+from lib_dino.adapter.projectors import PLACE_DIM  # noqa: E402
+from lib_dino.networks.dinov2 import Dinov2, load_dinov2  # noqa: E402
+from lib_dino.run.run import Run  # noqa: E402
+from lib_dino.sampling.pixel_model import EmbeddedRender  # noqa: E402
 from lib_dino.settings import Settings  # noqa: E402
+from lib_dino.tiling.resample import resize  # noqa: E402
 
 CURVE = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75)
 """Denoise of the runs without adapter that equal detail is interpolated between."""

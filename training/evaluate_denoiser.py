@@ -37,11 +37,11 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 from photographs import photographs  # noqa: E402
 
-from lib_dino.consistency import back_project  # noqa: E402
-from lib_dino.denoiser import Denoiser, load_denoiser  # noqa: E402
-from lib_dino.embedded import NOISE_SCALE  # noqa: E402
-from lib_dino.resample import resize  # noqa: E402
-from lib_dino.sampling import sample, schedule  # noqa: E402
+from lib_dino.networks.denoiser import Denoiser, load_denoiser  # noqa: E402
+from lib_dino.sampling.consistency import back_project  # noqa: E402
+from lib_dino.sampling.pixel_model import NOISE_SCALE  # noqa: E402
+from lib_dino.sampling.sampler import sample, schedule  # noqa: E402
+from lib_dino.tiling.resample import resize  # noqa: E402
 
 Judge = Callable[[Tensor], list[Tensor]]
 COLUMNS = ("PSNR", "SSIM", "HF", "gain", "NS", "T2", "grain")

@@ -26,8 +26,8 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 from photographs import photographs  # noqa: E402
 from train_features import LEVELS, PATCH, WIDTHS, Picture, Teacher, View, cut, draw_view, load_pictures, matches  # noqa: E402
 
-from lib_dino.dinov2 import Dinov2, load_dinov2  # noqa: E402
-from lib_dino.features import feature_grid  # noqa: E402
+from lib_dino.measure.features import feature_grid  # noqa: E402
+from lib_dino.networks.dinov2 import Dinov2, load_dinov2  # noqa: E402
 
 SEED = 20240229
 Network = Callable[[Tensor], tuple[Tensor, Tensor]]

@@ -20,9 +20,9 @@ import torch
 from calibrate import Inputs, answers, auc, cases, embedded_upscale, fit_head, inputs, split
 from planted import KINDS, load_pictures
 
-from lib_dino.detail import DetailHead, HeadShape
-from lib_dino.dinov2 import load_dinov2
-from lib_dino.drift import SUSPICION_PATCHES
+from lib_dino.measure.drift import SUSPICION_PATCHES
+from lib_dino.networks.dinov2 import load_dinov2
+from lib_dino.networks.edit_detector import DetailHead, HeadShape
 
 
 def tile_aucs(head: DetailHead, data: Inputs, kind: str) -> tuple[float, float]:

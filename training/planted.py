@@ -23,9 +23,9 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from lib_dino.consistency import back_project
-from lib_dino.denoiser import mirrored as mirrored_on
-from lib_dino.resample import resize
+from lib_dino.sampling.consistency import back_project
+from lib_dino.tiling.padding import mirrored as mirrored_on
+from lib_dino.tiling.resample import resize
 
 PATCH_PX = 14
 Rng = np.random.Generator

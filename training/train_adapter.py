@@ -30,11 +30,11 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 from adapter_bases import Base, layer_shapes, load_base  # noqa: E402
 from adapter_data import Batch, Photographs  # noqa: E402
 
-from lib_dino.adapter import Adapter, Injection  # noqa: E402
-from lib_dino.adapter_file import AdapterInfo, fingerprint  # noqa: E402
-from lib_dino.adapter_load import new_layers  # noqa: E402
-from lib_dino.adapter_tokens import PLACE_DIM, feature_dim, new_projector, picture_features  # noqa: E402
-from lib_dino.dinov2 import Dinov2, load_dinov2  # noqa: E402
+from lib_dino.adapter.format import AdapterInfo, fingerprint  # noqa: E402
+from lib_dino.adapter.injection import Adapter, Injection  # noqa: E402
+from lib_dino.adapter.load import new_layers  # noqa: E402
+from lib_dino.adapter.projectors import PLACE_DIM, feature_dim, new_projector, picture_features  # noqa: E402
+from lib_dino.networks.dinov2 import Dinov2, load_dinov2  # noqa: E402
 
 
 @dataclass
@@ -245,7 +245,7 @@ def export(options: argparse.Namespace) -> None:
 
 def read_run(folder: Path) -> Adapter:
     """The averaged adapter of a run."""
-    from lib_dino.adapter_load import from_tensors
+    from lib_dino.adapter.load import from_tensors
 
     state = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
     metadata = json.loads((folder / "info.json").read_text())

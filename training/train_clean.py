@@ -30,9 +30,9 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 from photographs import photographs  # noqa: E402
 from train_denoiser import Crops  # noqa: E402
 
-from lib_dino.clean import EMBEDDED, Cleaner, held_to, save_cleaner  # noqa: E402
-from lib_dino.quality import psnr  # noqa: E402
-from lib_dino.resample import resize  # noqa: E402
+from lib_dino.measure.quality import psnr  # noqa: E402
+from lib_dino.networks.cleaner import EMBEDDED, Cleaner, held_to, save_cleaner  # noqa: E402
+from lib_dino.tiling.resample import resize  # noqa: E402
 
 SIDE_PX = 64
 BATCH = 16

@@ -34,7 +34,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 from photographs import photographs  # noqa: E402
 
-from lib_dino.denoiser import EMBEDDED, FILES, SIGMA_DATA, OneToken, predict_clean  # noqa: E402
+from lib_dino.networks.denoiser import EMBEDDED, FILES, SIGMA_DATA, OneToken, predict_clean  # noqa: E402
 
 Resampling = Image.Resampling
 CONFIG: dict[str, Any] = {

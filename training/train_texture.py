@@ -30,8 +30,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 from photographs import photographs  # noqa: E402
 from train_clean import Spoiled, jpeg, tensor  # noqa: E402
 
-from lib_dino.resample import resize  # noqa: E402
-from lib_dino.texture import (  # noqa: E402
+from lib_dino.networks.texture_net import (  # noqa: E402
     BANDS,
     CENTRE,
     DIRECTIONS,
@@ -49,6 +48,7 @@ from lib_dino.texture import (  # noqa: E402
     unseen,
     with_texture,
 )
+from lib_dino.tiling.resample import resize  # noqa: E402
 
 SIDES = {56: 0.25, 112: 0.45, 224: 0.3}
 """Sides of small crops, pixels, and how often."""

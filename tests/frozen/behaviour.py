@@ -4,9 +4,9 @@
     python tests/frozen/behaviour.py --write    store the results of this code
     python tests/frozen/behaviour.py --only webui.forge
 
-A refactoring runs it before each commit: pixels, saved texts and figures stay the same. What people read (notes, help) is
-stored apart, so that a reworded sentence shows as one. Exact hashes hold for one torch on one kind of processor; elsewhere
-small thumbnails are compared instead.
+A refactoring runs it before each commit: pixels, saved texts and figures stay the same. What people read (notes, help)
+is stored apart, so that a reworded sentence shows as one. Exact hashes hold for one torch on one kind of processor;
+elsewhere small thumbnails are compared instead.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 from standin import make_modules  # noqa: E402
-from standin.host import Img2Img, Script, Txt2Img, generation  # noqa: E402
+from standin.host import Img2Img, Txt2Img, generation  # noqa: E402
 
 import lib_dino  # noqa: E402
 
@@ -310,8 +310,8 @@ def forget_host_classes() -> None:
 
 def in_webuis(
     name: str, settings: dict[str, Any], *, source: Callable[[], Image.Image] = photo, always_on: bool = False,
-    kinds: tuple[str, ...] = ("a1111", "forge"), text2img: bool = False, mask: bool = False, positional: list[Any] | None = None,
-    **request: Any,
+    kinds: tuple[str, ...] = ("a1111", "forge"), text2img: bool = False, mask: bool = False,
+    positional: list[Any] | None = None, **request: Any,
 ) -> None:
     """A job of the script in each kind of stand-in."""
 
@@ -367,8 +367,8 @@ in_webuis("txt2img", {"enabled": True, "denoise": 0.4}, always_on=True, text2img
 in_webuis(
     "positional", {}, kinds=("forge",),
     positional=[
-        True, 1.5, 0, 0, "None", 0.3, 0, "Use same sampler", "Use same scheduler", 64, 16, 2, True, 0.5, "Built-in", 1.0,
-        "Custom", 7, 0, 0, 0, "None", 0.0, False, False, False, 0.0, "", 1.0, 1.0,
+        True, 1.5, 0, 0, "None", 0.3, 0, "Use same sampler", "Use same scheduler", 64, 16, 2, True, 0.5, "Built-in",
+        1.0, "Custom", 7, 0, 0, 0, "None", 0.0, False, False, False, 0.0, "", 1.0, 1.0,
     ],
 )  # fmt: skip
 

@@ -16,11 +16,11 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "hosts")]
 from make_checkpoint import CONTEXT, UNetSizes  # noqa: E402
 
-from lib_dino.adapter import Adapter  # noqa: E402
-from lib_dino.adapter_file import AdapterInfo, fingerprint  # noqa: E402
-from lib_dino.adapter_load import new_layers  # noqa: E402
-from lib_dino.adapter_tokens import feature_dim, new_projector  # noqa: E402
-from lib_dino.dinov2 import load_dinov2  # noqa: E402
+from lib_dino.adapter.format import AdapterInfo, fingerprint  # noqa: E402
+from lib_dino.adapter.injection import Adapter  # noqa: E402
+from lib_dino.adapter.load import new_layers  # noqa: E402
+from lib_dino.adapter.projectors import feature_dim, new_projector  # noqa: E402
+from lib_dino.networks.dinov2 import load_dinov2  # noqa: E402
 
 HEADS = 8
 GAIN = 3.0  # of what is seen: a mean over tokens is small

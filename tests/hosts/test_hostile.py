@@ -6,7 +6,7 @@ import time
 import pytest
 from hostile import COUNT, calls
 
-from lib_dino.host.args import FIELDS
+from lib_dino.webui.panel.arguments import FIELDS
 
 TABLE = calls()
 SECONDS = 120

@@ -4,7 +4,8 @@ import json
 
 from client import SMALL
 
-from lib_dino import doctor, doctor_host, doctor_visit, webapi
+from lib_dino.cli import doctor, doctor_host, doctor_visit
+from lib_dino.cli import webui_client as webapi
 
 KEYS = ("DINO drift", "DINO drift worst", "DINO drift over bound")
 

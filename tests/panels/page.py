@@ -97,7 +97,7 @@ def install_modules(folder):
         vars(module).update(values)
         setattr(sys.modules["modules"], name, module)
     # What generates needs torch, and no panel is made of it.
-    sys.modules["lib_dino.host.entry"] = types.ModuleType("lib_dino.host.entry")
+    sys.modules["lib_dino.webui.generation.entry"] = types.ModuleType("lib_dino.webui.generation.entry")
     return always, options
 
 

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from lib_dino.host.latent import _RGB
+from lib_dino.webui.model.latent_rgb import _RGB
 
 TABLE = torch.tensor(_RGB["sd1"])[:4]
 INVERSE = torch.linalg.pinv(TABLE.T.double()).float()

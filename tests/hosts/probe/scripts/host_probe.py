@@ -84,7 +84,7 @@ class Clocks:
         self.replace(model, "get_learned_conditioning", "text")
         self.replace(processing, "process_images", "total", outermost=True)
         self.replace(scripts.ScriptRunner, "run", "total", outermost=True)
-        if features := sys.modules.get("lib_dino.dinov2"):
+        if features := sys.modules.get("lib_dino.networks.dinov2"):
             self.replace(features.Dinov2, "layer_tokens", "dino")
             self.replace(torch.autograd, "grad", "dino")
 
@@ -132,11 +132,11 @@ def held() -> dict[str, Any]:
 
 def final_pass(on: bool) -> str:
     """So that what happens inside the loop can be seen alone."""
-    import lib_dino.consistency
-    import lib_dino.run
+    import lib_dino.run.run
+    import lib_dino.sampling.consistency
 
-    kept = lib_dino.consistency.back_project
-    lib_dino.run.back_project = kept if on else lambda image, source, **more: image
+    kept = lib_dino.sampling.consistency.back_project
+    lib_dino.run.run.back_project = kept if on else lambda image, source, **more: image
     return "on" if on else "off"
 
 

@@ -1,0 +1,1 @@
+"""Adapter: cross-attention conditioning on DINOv2 tokens."""

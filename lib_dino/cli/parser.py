@@ -1,0 +1,285 @@
+"""The command line: `python -m lib_dino upscale | settings | demo | doctor`.
+
+Every flag of a setting is read off `settings.knobs()`. Loads without torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, NoReturn, get_type_hints
+
+from ..errors import DinoError, Interrupted, SettingsError
+from ..pictures.files import read_settings_text
+from ..pictures.infotext import parse_infotext
+from ..settings import PRESETS, Knob, Settings, knobs, preset
+from ..version import __version__
+from . import batch
+from .batch import Options, describe, flag_of, say
+from .jobs import UsageError, find_pictures, plan_jobs, prepare, size_suffix
+
+EXAMPLE: Final = Path(__file__).resolve().parents[2] / "examples" / "astronaut.png"
+_DEMO_SEED: Final = 1
+_DEMO_SIDE_PX: Final = 512
+
+_GROUPS: Final = {
+    "size of the result": ("scale_factor", "width", "height", "megapixels"),
+    "how it is repainted": ("denoise", "steps", "seed"),
+    "how it is kept to the source": (
+        "consistency", "clean_source", "texture", "dino_strength", "dino_enabled", "dino_model",
+    ),
+    "what is done about drift": ("repair_tries", "max_drift", "allowed_drift"),
+    "what the model is shown of the source": ("adapter_strength", "adapter"),
+    "tiles": ("skip_flat", "tile_size", "overlap", "tile_batch_size"),
+}
+_EXIT_CODES: Final = """\
+exit codes:
+  0    every picture was done
+  1    some pictures failed, the others were done
+  2    the command line or a setting is wrong; nothing was done
+  3    nothing could be done: every picture failed, or a model could not be loaded
+  130  stopped by Ctrl-C; finished pictures stay, no half-written file is left
+"""
+_EXAMPLES: Final = """\
+examples:
+  python -m lib_dino upscale photo.jpg -o photo_large.png
+      twice as large, with the settings that suit most photos
+  python -m lib_dino upscale photo.jpg -o out --scale 4 --preset conservative --compare
+      four times as large, close to the source, beside plain enlargement for comparison
+  python -m lib_dino upscale holiday '*.webp' -o out --width 3840 --report
+      a folder and a pattern; each result 3840 px wide, with a JSON report beside it
+  python -m lib_dino settings out/photo_x4.png
+      what a picture was made with
+  python -m lib_dino doctor --url http://127.0.0.1:7860
+      whether the extension works in a running WebUI, and what to do where it does not
+
+"""
+_FORM: Final[dict[str, Any]] = {
+    "epilog": _EXAMPLES + _EXIT_CODES,
+    "formatter_class": argparse.RawDescriptionHelpFormatter,
+    "allow_abbrev": False,
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(batch.USAGE, f"error: {message} (see {self.prog} --help)\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns:
+        The exit code, see `--help`.
+    """
+    try:
+        args = _parser().parse_args(_report_flag(sys.argv[1:] if argv is None else argv))
+        code: int = args.command(args)
+        return code
+    except SystemExit as stop:  # argparse, after --help or an error
+        return stop.code if isinstance(stop.code, int) else batch.DONE
+    except (KeyboardInterrupt, Interrupted):
+        say("Interrupted. Finished pictures stay, nothing half written is left.", error=True)
+        return batch.INTERRUPTED
+    except DinoError as error:
+        say(f"error: {describe(error)}", error=True)
+        return batch.USAGE if isinstance(error, SettingsError | UsageError) else batch.NOTHING_DONE
+
+
+def _upscale(args: argparse.Namespace) -> int:
+    settings = _settings(args)
+    sources = find_pictures(args.inputs)
+    suffix = size_suffix(settings)
+    jobs = plan_jobs(sources, args.out, suffix, report=args.report, sheet=args.compare, maps=args.map)
+    return batch.run(jobs, Options(settings, args.model, args.force, args.quiet))
+
+
+def _show_settings(args: argparse.Namespace) -> int:
+    found = parse_infotext(read_settings_text(args.file))
+    if not any(knob.key in found for knob in knobs().values()):
+        raise DinoError(
+            f"{args.file} carries text, but no settings of DINO Upscale. Give a picture that it wrote."
+        )
+    settings = dataclasses.asdict(Settings.from_infotext(found))
+    say(json.dumps(settings, indent=2) if args.json else "\n".join(f"{k}: {v}" for k, v in settings.items()))
+    return batch.DONE
+
+
+def _demo(args: argparse.Namespace) -> int:
+    """The main job on one photo, every arm; earlier results of the demo are replaced."""
+    from ..pictures.picture import read_picture
+    from ..pipeline import compare
+
+    photo = Path(args.photo) if args.photo else EXAMPLE
+    settings = Settings(seed=_DEMO_SEED)
+    [job] = plan_jobs([photo], f"{args.out}/", size_suffix(settings), report="", sheet=True)
+    prepare(job, force=True)
+    picture = read_picture(photo)
+    height, width = picture.size
+    if max(height, width) > _DEMO_SIDE_PX:
+        say(f"{photo} is {width}x{height} px, larger than the demo's {_DEMO_SIDE_PX} px: this takes longer.")
+    for note in picture.notes:
+        say(note)
+    with batch.progress_bar(photo.name, quiet=False) as progress:
+        arms = compare(picture, settings, progress=progress)
+    batch.save_arms(arms, job, force=True)
+    say(f"Result: {job.out}\nSide by side: {job.sheet}\nReport: {job.report} and {job.page}")
+    for line in list(arms.values())[-1].report.summary():
+        say(line)
+    return batch.DONE
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from . import doctor, doctor_host, doctor_local, doctor_visit
+    from . import webui_client as webapi
+
+    if args.auth is not None and ":" not in args.auth:
+        raise UsageError(f"--auth must be USER:PASSWORD, with a colon: got {args.auth!r}.")
+    if args.url is None:
+        return doctor.report(doctor.examine(doctor_local.CHECKS, doctor_local.Here()), say=say, as_json=args.json)
+    try:
+        webui = webapi.WebUI(args.url, auth=args.auth, timeout=args.timeout)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    visit = doctor_visit.Visit(webui, fetch=args.fetch)
+    findings = doctor.examine(doctor_host.CHECKS, visit)
+    return doctor.report(findings, say=say, as_json=args.json, url=webui.url)
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    given = {name: getattr(args, name) for name in knobs() if hasattr(args, name)}
+    other = next((name for name in ("width", "height", "megapixels") if name in given), None)
+    if "scale_factor" in given and other:
+        raise UsageError(f"Give the size once: --scale and {flag_of(other)} exclude each other. Drop one.")
+    return Settings.from_mapping({**(preset(args.preset) if args.preset else {}), **given})
+
+
+def _parser() -> argparse.ArgumentParser:
+    what = "Upscale pictures tile by tile with a diffusion model, kept to their subject by DINOv2."
+    parser = _Parser(prog="python -m lib_dino", description=what, **_FORM)
+    parser.add_argument("--version", action="version", version=f"DINO Upscale {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_upscale(_command(commands, "upscale", _upscale, "Upscale pictures."))
+    shown = _command(commands, "settings", _show_settings, "Print the settings a picture was made with.")
+    shown.add_argument("file", metavar="FILE", help="a picture written by DINO Upscale")
+    shown.add_argument("--json", action="store_true", help="print JSON")
+    demo = _command(
+        commands, "demo", _demo,
+        "Upscale a photo twofold with the defaults and set the result beside plain enlargement.",
+    )
+    demo.add_argument("photo", metavar="PHOTO", nargs="?", help="a picture (default: the one that ships)")
+    demo.add_argument("--out", metavar="DIR", default="out", help="folder to write to (default: %(default)s)")
+    _add_doctor(_command(
+        commands, "doctor", _doctor,
+        "Check a running WebUI over its API, or without --url this command line's own environment. One line a check: "
+        "ok, failed and what to do, or skipped and why. Exit code 0 when nothing failed, 1 otherwise.",
+    ))  # fmt: skip
+    return parser
+
+
+def _add_doctor(parser: _Parser) -> None:
+    parser.add_argument("--url", metavar="URL", help="the WebUI's address, such as http://127.0.0.1:7860")
+    parser.add_argument("--auth", metavar="USER:PASSWORD", help="the pair of the WebUI's --api-auth")
+    parser.add_argument(
+        "--timeout", metavar="S", type=_positive, default=300.0,
+        help="longest wait for one tiny generation, seconds (default: %(default)g)",
+    )
+    parser.add_argument("--fetch", action="store_true", help="also try a feature model that must be downloaded")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], int], help: str) -> _Parser:
+    parser: _Parser = commands.add_parser(name, help=help, description=help, **_FORM)
+    parser.set_defaults(command=run)
+    return parser
+
+
+def _add_upscale(parser: _Parser) -> None:
+    parser.add_argument("inputs", metavar="IN", nargs="+", help="files, folders (their pictures) or patterns")
+    parser.add_argument(
+        "-o", "--out", metavar="OUT", required=True,
+        help="a .png, .jpg, .webp or .tif file for one picture, else a folder (made when missing), "
+        "where photo.jpg becomes photo_x2.png",
+    )
+    parser.add_argument(
+        "--preset", choices=PRESETS, help=f"a set of values; flags given beside it win. {_presets_in_words()}"
+    )
+    for title, names in _GROUPS.items():
+        group = parser.add_argument_group(title)
+        for name in names:
+            _add_knob(group, name, knobs()[name])
+    group = parser.add_argument_group("what is used and written")
+    group.add_argument("--model", metavar="DIR", help="folder of a diffusion model (default: the embedded)")
+    group.add_argument(
+        "--report", metavar="FILE.json", nargs="?", const="",
+        help="write what was done and measured as JSON, to FILE.json or beside each result, and as a page for people "
+        "to FILE_report.html",
+    )
+    group.add_argument(
+        "--map", action="store_true",
+        help="also write NAME_map.png, where the result drifted from its source, and NAME_worst.png, its three worst "
+        "places beside the source",
+    )
+    group.add_argument(
+        "--compare", action="store_true",
+        help="also write NAME_compare.png: Lanczos, plain img2img, consistency alone and the result",
+    )
+    group.add_argument("--force", action="store_true", help="replace files that exist")
+    group.add_argument("--quiet", action="store_true", help="no progress bar, no notes")
+
+
+def _add_knob(group: Any, name: str, knob: Knob) -> None:
+    flag, kind = flag_of(name), get_type_hints(Settings)[name]
+    default = getattr(Settings(), name)
+    if kind is bool:
+        help_text = f"Switch off: {knob.help[0].lower()}{knob.help[1:]}" if default else knob.help
+        action = "store_false" if default else "store_true"
+        group.add_argument(flag, dest=name, action=action, default=argparse.SUPPRESS, help=help_text)
+        return
+    limits = "." if kind is str else f" ({knob.limit()}; default {default:g})"
+    group.add_argument(
+        flag, dest=name, metavar=knob.unit.upper() or {int: "N", float: "X"}.get(kind, "MODEL"),
+        type=_reader(kind, knob), default=argparse.SUPPRESS,
+        help=f"{knob.help[:-1]}{limits}".replace("%", "%%"),
+    )
+
+
+def _reader(kind: type, knob: Knob) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        try:
+            return kind(text)
+        except ValueError:
+            whole = "a whole number, " if kind is int else "a number, "
+            raise argparse.ArgumentTypeError(f"must be {whole}{knob.limit()}: got {text!r}") from None
+
+    return read
+
+
+def _positive(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < (number := float(text)) < 1e9:
+            return number
+    raise argparse.ArgumentTypeError(f"must be a number of seconds above 0: got {text!r}")
+
+
+def _presets_in_words() -> str:
+    return "; ".join(
+        f"{name}: {', '.join(f'{flag_of(field)} {value}' for field, value in values.items())}"
+        for name, values in PRESETS.items()
+    )
+
+
+def _report_flag(argv: Sequence[str]) -> list[str]:
+    """`--report photo.png` is a report beside the result; argparse would take the photo for its FILE."""
+    following = [*argv, ""][1:]
+    return [
+        "--report=" if text == "--report" and not after.lower().endswith(".json") else text
+        for text, after in zip(argv, following, strict=True)
+    ]

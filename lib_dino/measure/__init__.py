@@ -1,0 +1,1 @@
+"""Measure: how far two pictures are apart."""

@@ -1,0 +1,96 @@
+"""What drift means for one feature network: thresholds and the expected-detail head, kept beside its weights.
+
+`training/calibrate.py` writes both for any DINOv2. A network without a calibration is measured by stated, careful
+defaults, and has no head.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from ..errors import ModelError
+from ..networks.dinov2 import Dinov2
+from ..networks.edit_detector import DetailHead, load_head
+
+VERSION: Final = 1
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """From where on drift above the floor, and suspicion, count for one feature network.
+
+    Attributes:
+        bound: weighted patch drift that one patch in a hundred of honest results exceeds.
+        invented: weighted patch drift that half of all plainly visible inventions exceed; for colour scales.
+        alarm: a tile's suspicion from which on it is reported, 0 to 1; None where there is no head.
+        measured: whether they were fitted for this network, or are the defaults.
+    """
+
+    bound: float = 0.1
+    invented: float = 0.5
+    alarm: float | None = None
+    measured: bool = False
+
+    @property
+    def note(self) -> str:
+        """For the report: where the thresholds come from; empty when they were measured."""
+        if self.measured:
+            return ""
+        return (
+            "Drift thresholds are careful defaults, not measured for this feature network: "
+            "`make calibrate FEATURES=... PHOTOS=...` fits them."
+        )
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Thresholds, and the head where there is one."""
+
+    thresholds: Thresholds = Thresholds()
+    head: DetailHead | None = None
+
+
+def files_beside(weights: Path) -> tuple[Path, Path]:
+    """Where the calibration and the head of the network in `weights` lie."""
+    stem = "" if weights.name == "model.safetensors" else f"{weights.stem}."
+    return weights.with_name(f"{stem}calibration.json"), weights.with_name(f"{stem}detail_head.safetensors")
+
+
+def fingerprint(dino: Dinov2) -> str:
+    """Sixteen hex digits that tell networks apart, the same in any precision that keeps float16."""
+    values = dino.norm.weight.detach().cpu().half().numpy().tobytes()
+    return hashlib.sha256(values).hexdigest()[:16]
+
+
+def load_calibration(dino: Dinov2) -> Calibration:
+    """The calibration beside the weights of `dino`, or the defaults where there is none.
+
+    Raises:
+        ModelError: the file is damaged, or belongs to another network.
+    """
+    if dino.path is None:
+        return Calibration()
+    settings, head = files_beside(dino.path)
+    if not settings.is_file():
+        return Calibration()
+    try:
+        held: dict[str, Any] = json.loads(settings.read_text(encoding="utf-8"))
+        belongs = held["version"] == VERSION and held["network"] == fingerprint(dino)
+        values = held["thresholds"]
+        limits = Thresholds(float(values["bound"]), float(values["invented"]), values["alarm"], measured=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{settings} is no calibration ({error!r}). Delete it or run `make calibrate`.") from error
+    if not belongs:
+        raise ModelError(f"{settings} was made for another network than {dino.name}. Delete it or calibrate anew.")
+    return Calibration(limits, load_head(head, dino) if limits.alarm is not None else None)
+
+
+def save_thresholds(path: Path, dino: Dinov2, thresholds: Thresholds, figures: dict[str, Any]) -> None:
+    """Write a calibration file; `figures` says how it came about and changes nothing."""
+    values = {key: value for key, value in asdict(thresholds).items() if key != "measured"}
+    held = {"version": VERSION, "network": fingerprint(dino), "thresholds": values, "measured": figures}
+    path.write_text(json.dumps(held, indent=1) + "\n", encoding="utf-8")

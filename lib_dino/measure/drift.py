@@ -1,0 +1,295 @@
+"""Drift: how far a result has left its source, as DINOv2 features see it, patch by patch.
+
+The result is compared at the source's own scale, made small by the very operators it was enlarged by, so detail that
+the source cannot have is no error: only what would be seen in the source is. It is compared with the features of the
+same region alone, not with those cut from the whole source: what surrounds a patch colours its features, and the same
+pixels with and without their surroundings are further apart (0.16) than with noise of 5/255 (0.002), so the cut would
+drown what is looked for. Only the mean that features are centred by is the whole source's.
+
+What plain enlargement of the source costs by the same measure is the floor: drift up to it is no one's fault.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..networks.dinov2 import Dinov2
+from ..networks.dinov2_weights import PATCH_PX
+from ..networks.edit_detector import DetailHead, pixel_channels, seen_channels, tokens_at
+from ..tiling.padding import mirrored
+from ..tiling.resample import TileOperators, resize
+from .calibration import Calibration, Thresholds
+from .features import centre, confidence, cosine_distance, feature_grid, grid_size, normalised, outliers
+
+Extract = Callable[[Tensor], Tensor]
+"""A picture (B, 3, H, W) in [0, 1] to its feature grid (B, D, gh, gw); differentiable."""
+
+WORST_SHARE: Final = 0.1
+"""Share of a tile's patches whose mean is the tile's score: a small invented thing must not drown in a large tile."""
+
+KEPT: Final = 8
+"""Tiles whose target and floor a yardstick remembers; a few MB each with a large network."""
+
+
+SUSPICION_PATCHES: Final = 4
+"""Patches whose mean suspicion is a tile's: about what a small thing covers at the result's scale."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a region of the source is to DINO.
+
+    Attributes:
+        features: (1, D, gh, gw) of the region, centred by `mean`.
+        mean: (1, D, 1, 1), the mean feature of the whole source.
+        weight: (1, gh, gw), 0 to 1: how much each patch says; a featureless patch has no direction.
+    """
+
+    features: Tensor
+    mean: Tensor
+    weight: Tensor
+
+
+@dataclass(frozen=True)
+class TileDrift:
+    """Drift of one tile.
+
+    Attributes:
+        patches: (gh, gw), weighted patch drift above the floor, 0 to 2; 0 is faithful.
+        weight: (gh, gw), 0 to 1: how much each patch of the source says.
+        mean: mean over patches, by weight, of drift as it is, floor included.
+        worst: the largest weighted patch drift, floor included.
+        enlarged: the same mean for the plainly enlarged source: the floor.
+        thresholds: what `over` compares with unless told otherwise.
+        rows, cols: the source pixels that the maps cover.
+        suspicion: (rh, rw), 0 to 1, how likely each patch of 14 px of the result was invented, by everything there
+            is to see at the source's and at the result's scale; the last row and column may reach beyond the tile.
+            None where the feature network has no expected-detail head.
+        size: (height, width) of what `suspicion` covers, pixels of the result, 0 without one.
+    """
+
+    patches: Tensor
+    weight: Tensor
+    mean: float
+    worst: float
+    enlarged: float
+    thresholds: Thresholds
+    rows: slice
+    cols: slice
+    suspicion: Tensor | None = None
+    size: tuple[int, int] = (0, 0)
+
+    @property
+    def score(self) -> float:
+        """Mean of the worst tenth of `patches`: the figure a tile is judged by."""
+        flat = self.patches.flatten()
+        return float(flat.topk(max(1, math.ceil(WORST_SHARE * len(flat)))).values.mean())
+
+    @property
+    def suspicion_score(self) -> float | None:
+        """Mean of the four most suspicious patches, 0 to 1; None without a head."""
+        if self.suspicion is None:
+            return None
+        flat = self.suspicion.flatten()
+        return float(flat.topk(min(SUSPICION_PATCHES, len(flat))).values.mean())
+
+    @property
+    def alarm(self) -> bool:
+        """Whether something was invented, as far as can be told: by suspicion where there is a head, else by drift."""
+        suspicion = self.suspicion_score
+        if suspicion is None or self.thresholds.alarm is None:
+            return self.score > self.thresholds.bound
+        return suspicion > self.thresholds.alarm
+
+    def over(self, bound: float | None = None) -> float:
+        """Share of patches above `bound`, or above the network's own, 0 to 1."""
+        limit = self.thresholds.bound if bound is None else bound
+        return float((self.patches > limit).float().mean())
+
+
+class Yardstick:
+    """Measures results against one source.
+
+    Args:
+        dino: the feature network.
+        source: (1, 3, H, W) in [0, 1].
+        plain: the plainly enlarged source, (1, 3, *target size); None measures without a floor.
+        calibration: of this network; None measures by the stated defaults, without a head.
+    """
+
+    def __init__(
+        self, dino: Dinov2, source: Tensor, *, plain: Tensor | None = None, calibration: Calibration | None = None
+    ) -> None:
+        self.dino, self.source = dino, source
+        self.calibration = calibration or Calibration()
+        whole = self.extract(source)
+        self.mean, self.spread = mean_feature(whole), spread(whole)
+        self._plain = plain
+        # D of a crop is the crop of D, so the floor of every tile comes out of this one small picture.
+        self._kept: deque[tuple[tuple[slice, slice], tuple[Target, Tensor]]] = deque(maxlen=KEPT)
+        self._shown = None if plain is None else resize(plain, (source.shape[-2], source.shape[-1]))
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """What counts as drift for this network."""
+        return self.calibration.thresholds
+
+    def extract(self, image: Tensor) -> Tensor:
+        """Feature grid of a picture (B, 3, H, W), on the picture's device, wherever the network lives."""
+        return feature_grid(self.dino, image.to(self.dino.positions.device)).to(image.device)
+
+    def target(self, region: Tensor) -> Target:
+        """What `region`, (1, 3, h, w) at the source's scale, is to DINO; tokens that keep notes weigh nothing."""
+        grid, told = self._told(region)
+        target = make_target(grid, self.mean.to(region.device), spread=self.spread)
+        return replace(target, weight=target.weight * told)
+
+    def _told(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Features of a picture, and 1 where a token describes its place, else 0: (B, gh, gw)."""
+        if self.dino.registers:
+            grid = self.extract(image)
+            return grid, torch.ones_like(grid[:, 0])
+        given = image.to(self.dino.positions.device)
+        grid, norms = self.dino.tokens_and_norms(normalised(self.dino, given, grid_size(*given.shape[-2:])))
+        return grid.to(image.device), (~outliers(norms)).to(image)
+
+    def tile(self, made: Tensor, operators: TileOperators, *, detail: bool = False) -> TileDrift:
+        """Drift of one tile.
+
+        Args:
+            made: (1, 3, h, w) in [0, 1], the tile as it came out, padding included.
+            operators: the tile's, which must know something (`knows_something`).
+            detail: also judge the detail that downscaling cannot see, where the network has a head; it takes
+                about as long as looking at the tile and at its plain enlargement at full size.
+        """
+        target, floor = self._expected(operators, made)
+        grid, told = self._told(operators.down(made))
+        found = patch_drift(grid, target)
+        over = target.weight * told * (found - floor).clamp(min=0)
+        head = self.calibration.head if detail else None
+        suspicion, size = self._suspicion(head, made, operators, over, target.weight)
+        return TileDrift(
+            patches=over[0].cpu(),
+            weight=target.weight[0].cpu(),
+            mean=float(weighted_mean(found, target.weight)),
+            worst=float((target.weight * found).max()),
+            enlarged=float(weighted_mean(floor, target.weight)),
+            thresholds=self.thresholds,
+            rows=operators.rows.span,
+            cols=operators.cols.span,
+            suspicion=suspicion,
+            size=size,
+        )
+
+    def _expected(self, operators: TileOperators, like: Tensor) -> tuple[Target, Tensor]:
+        """A tile's target and floor; kept for the last few tiles, which are often measured again and again."""
+        key = (operators.rows.span, operators.cols.span)
+        held = next((value for known, value in self._kept if known == key), None)
+        if held is None:
+            target = self.target(operators.crop(self.source).to(like))
+            shown = None if self._shown is None else operators.crop(self._shown).to(like)
+            floor = torch.zeros_like(target.weight) if shown is None else patch_drift(self.extract(shown), target)
+            held = target, floor
+            self._kept.append((key, held))
+        return held
+
+    def _suspicion(
+        self, head: DetailHead | None, made: Tensor, operators: TileOperators, over: Tensor, weight: Tensor
+    ) -> tuple[Tensor | None, tuple[int, int]]:
+        if head is None or self._plain is None:
+            return None, (0, 0)
+        logits, size = detail_logits(self.dino, head, made, self._plain, self.source, operators, over, weight)
+        return logits[0].sigmoid().cpu(), size
+
+
+def detail_logits(
+    dino: Dinov2, head: DetailHead, made: Tensor, plain: Tensor, source: Tensor, operators: TileOperators,
+    over: Tensor, weight: Tensor,
+) -> tuple[Tensor, tuple[int, int]]:
+    """Logits of the expected-detail head for the part of a tile that its source pixels cover.
+
+    Differentiable with respect to `made`.
+
+    Args:
+        dino, head: the feature network and its head.
+        made: (1, 3, h, w) in [0, 1], the tile.
+        plain, source: the plainly enlarged and the whole source.
+        operators: the tile's.
+        over, weight: (1, gh, gw), weighted drift above the floor, and confidence.
+
+    Returns:
+        (1, rh, rw), one for each 14 px of the result, and the (height, width) in pixels that they judge.
+    """
+    rows, cols = operators.rows.covered, operators.cols.covered
+    residual = operators.up(operators.crop(source).to(made) - operators.down(made))[..., rows, cols]
+    y, x = operators.rows.start, operators.cols.start
+    reference = plain[..., y + rows.start : y + rows.stop, x + cols.start : x + cols.stop].to(made)
+    size = (residual.shape[-2], residual.shape[-1])
+    below, right = -size[0] % PATCH_PX, -size[1] % PATCH_PX
+    given = mirrored(made[..., rows, cols], below, right)
+    reference, residual = (mirrored(image, below, right) for image in (reference, residual))
+    grid = (given.shape[-2] // PATCH_PX, given.shape[-1] // PATCH_PX)
+    drift, trust = (F.interpolate(v[:, None], size=grid, mode="bilinear")[:, 0] for v in (over, weight))
+    tokens = tokens_at(dino, torch.cat([given, reference]), head.shape.layers) if head.shape.tokens else None
+    one, two = (None, None) if tokens is None else tokens.split(1)
+    seen = seen_channels(drift, trust, residual)
+    return head(pixel_channels(given, reference, residual), one, two, seen), size
+
+
+def drift_map(tiles: Iterable[TileDrift], source_size: tuple[int, int]) -> Tensor:
+    """The patch maps of a picture's tiles put together, (1, 1, H, W) at the source's scale.
+
+    Where tiles overlap the larger value stands, so that nothing found is averaged away; what no tile knows is 0.
+    """
+    out = torch.zeros(1, 1, *source_size)
+    for tile in tiles:
+        part = out[..., tile.rows, tile.cols]
+        size = (part.shape[-2], part.shape[-1])
+        part.copy_(torch.maximum(part, F.interpolate(tile.patches[None, None].float(), size=size, mode="bilinear")))
+    return out
+
+
+def mean_feature(grid: Tensor) -> Tensor:
+    """(1, D, gh, gw) to its mean over patches, (1, D, 1, 1)."""
+    return grid.mean((-2, -1), keepdim=True)
+
+
+def spread(grid: Tensor) -> float:
+    """Mean squared norm of the centred features of `grid`, (1, D, gh, gw)."""
+    return float(centre(grid).square().sum(1).mean())
+
+
+def make_target(grid: Tensor, mean: Tensor, *, spread: float) -> Target:
+    """The target for a region with feature grid `grid`.
+
+    Args:
+        grid: (1, D, gh, gw), features of the region as the source shows it.
+        mean: (1, D, 1, 1), mean feature of the whole source.
+        spread: mean squared norm of the whole source's centred features.
+    """
+    centred = centre(grid, mean)
+    return Target(centred, mean, confidence(centred, spread))
+
+
+def patch_drift(grid: Tensor, target: Target) -> Tensor:
+    """How far each patch is from the target: 1 - cosine of centred features, (B, gh, gw), 0 to 2."""
+    return cosine_distance(centre(grid, target.mean), target.features)
+
+
+def drift(grid: Tensor, target: Target) -> Tensor:
+    """Weighted mean of `patch_drift` for each picture, (B,)."""
+    return weighted_mean(patch_drift(grid, target), target.weight)
+
+
+def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
+    """Mean of (B, gh, gw) by weights (1 or B, gh, gw), (B,); 0 where nothing weighs."""
+    weight = weight.expand(values.shape[0], -1, -1)
+    return (weight * values).sum((-2, -1)) / weight.sum((-2, -1)).clamp(min=1e-12)

@@ -1,0 +1,1 @@
+"""Networks: from a weights file to a frozen module."""

@@ -1,0 +1,1 @@
+"""Report: figures and pictures of a finished run."""

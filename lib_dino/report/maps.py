@@ -1,0 +1,141 @@
+"""From measured drift to the plain figures of a report, and to the maps that are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..measure.calibration import Thresholds
+from ..measure.drift import TileDrift, drift_map
+from ..networks.dinov2_weights import PATCH_PX
+from .records import WORST_APART, WORST_SHOWN, WorstPatch
+
+HEAT_PX: Final = 4096
+"""Longest side of a map of suspicion; those of larger pictures are coarser."""
+
+
+@dataclass(frozen=True)
+class Heat:
+    """A map of a whole picture.
+
+    Attributes:
+        kind: "drift", above plain enlargement, or "suspicion", how likely each place was invented.
+        values: (1, 1, h, w), at any scale.
+        limit: from where on a place counts: the bound, or the alarm.
+        top: where a colour scale ends.
+    """
+
+    kind: str
+    values: Tensor
+    limit: float
+    top: float
+
+
+def heats(
+    found: Sequence[TileDrift], source_size: tuple[int, int], result_size: tuple[int, int], *, bound: float
+) -> tuple[Heat, ...]:
+    """The maps of a picture, the more telling first: suspicion where there is a head, then drift; none for no tiles.
+
+    Args:
+        found: of all tiles.
+        source_size, result_size: (height, width), pixels.
+        bound: drift above the floor from which on a patch is over it.
+    """
+    if not found:
+        return ()
+    limits = found[0].thresholds
+    drift = Heat("drift", drift_map(found, source_size), bound, max(limits.invented, 2 * bound))
+    if limits.alarm is None or any(tile.suspicion is None for tile in found):
+        return (drift,)
+    return Heat("suspicion", _suspicion_map(found, source_size, result_size), limits.alarm, 1.0), drift
+
+
+def _suspicion_map(found: Sequence[TileDrift], source_size: tuple[int, int], result_size: tuple[int, int]) -> Tensor:
+    """Put together like `drift.drift_map`, but at the result's scale."""
+    shrink = min(1.0, HEAT_PX / max(result_size))
+    out = torch.zeros(1, 1, *(max(1, round(side * shrink)) for side in result_size))
+    for tile in found:
+        assert tile.suspicion is not None, "a map of suspicion needs it in every tile"
+        whole = F.interpolate(tile.suspicion[None, None].float(), scale_factor=PATCH_PX, mode="bilinear")
+        spans = []
+        for i, region in enumerate((tile.rows, tile.cols)):
+            first = region.start * result_size[i] / source_size[i] * shrink
+            spans.append(slice(round(first), max(round(first) + 1, round(first + tile.size[i] * shrink))))
+        part = out[..., spans[0], spans[1]]
+        size = (part.shape[-2], part.shape[-1])
+        given = F.interpolate(whole[..., : tile.size[0], : tile.size[1]], size=size, mode="bilinear")
+        part.copy_(torch.maximum(part, given))
+    return out
+
+
+def bound_kind(thresholds: Thresholds, asked: float) -> str:
+    """Where a bound comes from, as in `Report.bound_kind`; `asked` is the user's own, 0 for none."""
+    return "asked" if asked else "fitted" if thresholds.measured else "default"
+
+
+def tile_figures(
+    found: TileDrift, source_size: tuple[int, int], result_size: tuple[int, int], *, bound: float
+) -> dict[str, Any]:
+    """The fields of a `TileReport` that follow from a tile's drift.
+
+    Args:
+        source_size, result_size: (height, width), pixels.
+        bound: drift above the floor from which on a patch is over it.
+    """
+    return {
+        "drift": found.mean,
+        "drift_worst": found.worst,
+        "drift_enlarged": found.enlarged,
+        "drift_above": float(found.patches.mean()),
+        "score": found.score,
+        "over_bound": found.over(bound),
+        "drift_peak": float(found.patches.max()),
+        "suspicion": found.suspicion_score,
+        "alarm": found.alarm,
+        "worst_patches": worst_patches(found, source_size, result_size),
+    }
+
+
+def worst_patches(
+    found: TileDrift, source_size: tuple[int, int], result_size: tuple[int, int]
+) -> tuple[WorstPatch, ...]:
+    """The tile's worst places, worst first, at most `WORST_SHOWN`, none near another, none without drift."""
+    scale = result_size[0] / source_size[0], result_size[1] / source_size[1]
+    if found.suspicion is None:
+        cells = [(found.rows.stop - found.rows.start), (found.cols.stop - found.cols.start)]
+        sides = [cells[i] / found.patches.shape[i] * scale[i] for i in (0, 1)]
+        return tuple(
+            WorstPatch(_box(found, place, sides, scale, result_size), value) for value, place in _peaks(found.patches)
+        )
+    drift = F.interpolate(found.patches[None, None].float(), size=tuple(found.suspicion.shape), mode="bilinear")[0, 0]
+    return tuple(
+        WorstPatch(_box(found, place, [PATCH_PX, PATCH_PX], scale, result_size), float(drift[place]), value)
+        for value, place in _peaks(found.suspicion)
+    )
+
+
+def _peaks(grid: Tensor) -> list[tuple[float, tuple[int, int]]]:
+    """Value and place of the largest cells that none within `WORST_APART` of them exceeds."""
+    values = grid.float()
+    around = F.max_pool2d(values[None, None], 2 * WORST_APART + 1, stride=1, padding=WORST_APART)[0, 0]
+    peaks = torch.where(values == around, values, 0.0).flatten()
+    found = peaks.topk(min(WORST_SHOWN, len(peaks)))
+    places = (divmod(place, grid.shape[1]) for place in found.indices.tolist())
+    return [(value, place) for value, place in zip(found.values.tolist(), places, strict=True) if value > 0]
+
+
+def _box(
+    found: TileDrift, place: tuple[int, int], sides: Sequence[float], scale: tuple[float, float], limit: tuple[int, int]
+) -> tuple[int, int, int, int]:
+    """Where cell `place`, `sides` pixels of the result large, of a tile's grid lies in the result."""
+    spans = []
+    for i, region in enumerate((found.rows, found.cols)):
+        start = region.start * scale[i] + place[i] * sides[i]
+        first = min(int(start), limit[i] - 1)
+        spans.append((first, min(max(first + 1, round(start + sides[i])), limit[i])))
+    return spans[0][0], spans[1][0], spans[0][1], spans[1][1]

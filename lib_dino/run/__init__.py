@@ -1,0 +1,1 @@
+"""Run: one picture through its tiles."""

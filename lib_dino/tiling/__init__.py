@@ -1,0 +1,1 @@
+"""Tiling: where pixels lie. Plans, weights, resize operators and windows; no network."""

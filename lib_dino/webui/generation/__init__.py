@@ -1,0 +1,1 @@
+"""Generation: one generation of the host becomes an upscale."""

@@ -1,0 +1,99 @@
+"""What was measured, beside the finished pictures: more pictures in the gallery, files beside the saved ones."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import DinoError
+from ...pictures.files import new_file
+from ...report.records import drift_figures
+from ...settings import INFOTEXT_PICTURE_KEY
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from ...pipeline import Result
+
+log = logging.getLogger("dino_upscale")
+
+
+@dataclass
+class Reports:
+    """The measured pictures of one generation, in the order they were made.
+
+    Attributes:
+        gallery: add the map and the worst places to the pictures that are handed back.
+        files: write the figures and the page beside each saved picture.
+    """
+
+    gallery: bool
+    files: bool
+    _held: list[Result] = field(default_factory=list)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anything is to be measured."""
+        return self.gallery or self.files
+
+    def add(self, p: Any, i: int, result: Result) -> None:
+        """Keep the figures of picture `i` of the iteration, and put its three into the text that the host saves."""
+        self._held.append(result)
+        for key, value in drift_figures(result.report).items():
+            # The host takes each picture's entry out of a list, counting anew in every iteration.
+            held = p.extra_generation_params.get(key)
+            p.extra_generation_params[key] = [*(held[:i] if isinstance(held, list) else []), value]
+
+    def finish(self, processed: Any) -> None:
+        """Add to what the host hands back what the job asked for; a picture is never lost over its report."""
+        first = int(getattr(processed, "index_of_first_image", 0) or 0)
+        made = list(processed.images)[first : first + len(self._held)]
+        for n, (image, result) in enumerate(zip(made, self._held, strict=False)):
+            try:
+                if self.files:
+                    _save(image, result)
+                if self.gallery:
+                    _show(processed, first + n, result)
+            except (DinoError, OSError) as error:
+                log.warning("The drift report could not be written: %s", error)
+        self._held.clear()
+
+
+def _save(image: Image, result: Result) -> None:
+    """Write NAME.json and NAME_report.html beside the saved picture; nothing where the host saved none."""
+    from ...report.page import html_report
+
+    saved = getattr(image, "already_saved_as", None)
+    if not saved:
+        return
+    path = Path(saved)
+    page = html_report(path.name, result.source or result.picture, result.picture, result.heats, result.report)
+    texts = {
+        path.with_suffix(".json"): json.dumps(result.report.to_dict(), indent=2) + "\n",
+        path.with_name(f"{path.stem}_report.html"): page,
+    }
+    for target, text in texts.items():
+        with new_file(target, force=True) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+def _show(processed: Any, index: int, result: Result) -> None:
+    """Append the map and the worst places of picture `index`, each with its text and what it is."""
+    from ...report.crops import worst_sheet
+    from ...report.heatmap import heatmap
+
+    heat = next(iter(result.heats), None)
+    extra = {"drift map": heatmap(result.picture, heat, result.report)}
+    if result.report.worst_patches:
+        extra["worst places"] = worst_sheet(result.source or result.picture, result.picture, result.report)
+    texts = processed.infotexts
+    own = texts[index] if index < len(texts) else ""
+    for kind, image in extra.items():
+        # The gallery shows the text of the chosen picture: one text for each, in the same order.
+        texts += [""] * (len(processed.images) - len(texts))
+        processed.images.append(image)
+        texts.append(f"{own}, {INFOTEXT_PICTURE_KEY}: {kind}" if own else "")
+        image.info["parameters"] = texts[-1]

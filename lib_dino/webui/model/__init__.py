@@ -1,0 +1,1 @@
+"""Model: the host's UNet, VAE and weights files."""

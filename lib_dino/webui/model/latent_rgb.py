@@ -1,0 +1,118 @@
+"""Latents to pictures without the host's autoencoder.
+
+Guidance needs a picture of every estimate, gradients included. A fixed linear map from latent channels to colour
+costs nothing and is good enough to compare with: the source's own latent is shown through the same map, so its
+faults cancel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...sampling.consistency import colour_lift, colour_pull
+from .family import FACTOR
+
+# Colour in [-1, 1] = latent channels times these, plus the last row; the tables ComfyUI and the WebUIs preview with.
+_RGB: Final[dict[str, list[list[float]]]] = {
+    "sd1": [
+        [0.3512, 0.2297, 0.3227], [0.3250, 0.4974, 0.2350], [-0.2829, 0.1762, 0.2721], [-0.2120, -0.2616, -0.7177],
+        [0.0, 0.0, 0.0],
+    ],
+    "sdxl": [
+        [0.3651, 0.4232, 0.4341], [-0.2533, -0.0042, 0.1068], [0.1076, 0.1111, -0.0362], [-0.3165, -0.2492, -0.2188],
+        [0.1084, -0.0175, -0.0011],
+    ],
+    "sd3": [
+        [-0.0922, -0.0175, 0.0749], [0.0311, 0.0633, 0.0954], [0.1994, 0.0927, 0.0458], [0.0856, 0.0339, 0.0902],
+        [0.0587, 0.0272, -0.0496], [-0.0006, 0.1104, 0.0309], [0.0978, 0.0306, 0.0427], [-0.0042, 0.1038, 0.1358],
+        [-0.0194, 0.0020, 0.0669], [-0.0488, 0.0130, -0.0268], [0.0922, 0.0988, 0.0951], [-0.0278, 0.0524, -0.0542],
+        [0.0332, 0.0456, 0.0895], [-0.0069, -0.0030, -0.0810], [-0.0596, -0.0465, -0.0293],
+        [-0.1448, -0.1463, -0.1189], [0.2394, 0.2135, 0.1925],
+    ],
+    "flux": [
+        [-0.0346, 0.0244, 0.0681], [0.0034, 0.0210, 0.0687], [0.0275, -0.0668, -0.0433], [-0.0174, 0.0160, 0.0617],
+        [0.0859, 0.0721, 0.0329], [0.0004, 0.0383, 0.0115], [0.0405, 0.0861, 0.0915], [-0.0236, -0.0185, -0.0259],
+        [-0.0245, 0.0250, 0.1180], [0.1008, 0.0755, -0.0421], [-0.0515, 0.0201, 0.0011], [0.0428, -0.0012, -0.0036],
+        [0.0817, 0.0765, 0.0749], [-0.1264, -0.0522, -0.1103], [-0.0280, -0.0881, -0.0499],
+        [-0.1262, -0.0982, -0.0778], [-0.0329, -0.0718, -0.0851],
+    ],
+}  # fmt: skip
+
+
+def signal_to_noise_inverse(sigma: float, *, flow: bool) -> float:
+    """Noise-to-signal ratio of a noise level; pure noise counts as ten thousand."""
+    return sigma / max(1 - sigma, 1e-4) if flow else sigma
+
+
+class LatentCodec:
+    """Between latents and pictures by a linear map; see `correction.Codec`.
+
+    Args:
+        family: as in `Model`.
+        references: (B, C, h, w), the source's tiles as latents; None before they are known.
+    """
+
+    spread = 1.0
+    sparing: tuple[float, ...] = ()
+
+    def __init__(self, family: str, references: Tensor | None = None) -> None:
+        self._family = family
+        self._tiles = () if references is None else torch.split(references, 1)
+        self._lifts: dict[int, Tensor] = {}
+
+    @property
+    def exact(self) -> bool:
+        """False: the map is not."""
+        return False
+
+    def decode(self, clean: Tensor) -> Tensor:
+        """(B, C, h, w) to (B, 3, 8 h, 8 w) in [0, 1], more or less; differentiable."""
+        table = _table(self._family, clean.shape[1]).to(clean)
+        colour = torch.einsum("bchw,cr->brhw", clean, table[:-1]) + table[-1].view(1, 3, 1, 1)
+        return F.interpolate((colour + 1) / 2, scale_factor=FACTOR, mode="bilinear", align_corners=False)
+
+    def picture(self, clean: Tensor) -> Tensor:
+        """Never asked for: the map is not exact."""
+        raise NotImplementedError("a linear map to colour is not exact")
+
+    def shift(self, clean: Tensor, change: Tensor) -> Tensor:
+        """Never asked for: the map has no inverse."""
+        raise NotImplementedError("a linear map to colour cannot be turned round")
+
+    def anchored(self, clean: Tensor, reference: Tensor, strength: float) -> Tensor:
+        """Coarse colours held to the source's; latents that no table knows stay as they are."""
+        if not any(len(rows) - 1 == clean.shape[1] for rows in _RGB.values()):
+            return clean
+        table = _table(self._family, clean.shape[1])
+        return clean + strength * colour_pull(clean, reference.to(clean), table, lift=self._lift(reference, table))
+
+    def references(self, count: int) -> Sequence[Tensor | None]:
+        """The source's tiles as latents."""
+        return self._tiles or [None] * count
+
+    def _lift(self, reference: Tensor, table: Tensor) -> Tensor | None:
+        """Once a tile, not at every model call: on a GPU it waits for the CPU. None for what is no tile of ours."""
+        number = next((i for i, tile in enumerate(self._tiles) if tile is reference), None)
+        if number is None:
+            return None
+        if number not in self._lifts:
+            self._lifts[number] = colour_lift(reference, table)
+        return self._lifts[number]
+
+
+def _table(family: str, channels: int) -> Tensor:
+    rows = _RGB[family]
+    if len(rows) - 1 == channels:
+        return torch.tensor(rows)
+    for other in _RGB.values():
+        if len(other) - 1 == channels:
+            return torch.tensor(other)
+    # Unknown latents: any fixed map still tells whether estimate and source agree.
+    table = torch.randn(channels + 1, 3, generator=torch.Generator().manual_seed(channels))
+    scaled: Tensor = table / (2 * float(channels) ** 0.5)
+    return scaled

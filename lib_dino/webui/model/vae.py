@@ -1,0 +1,191 @@
+"""Consistency inside the loop through an autoencoder of the host: the tiny one, or where asked for its own.
+
+Both cost too much for every model call, and few calls do nearly as much as all; see `SPARING`.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from ..interrupt import stop_asked
+from .family import FACTOR, Model
+from .latent_rgb import LatentCodec
+from .noise import repeatable
+
+log = logging.getLogger("dino_upscale")
+
+Network = Callable[[Tensor], Tensor]
+
+SPARING: Final = (1.0, 0.6, 0.4)
+"""Noise-to-signal ratios at which a tile is held to its source pixel by pixel."""
+
+
+class AutoencoderCodec(LatentCodec):
+    """As `LatentCodec`, and exact by an autoencoder; see `correction.Codec`.
+
+    Gradients still take the linear map: through the autoencoder they would need gigabytes.
+
+    Args:
+        encoder, decoder: between pictures in [0, 1] and the model's latents, one (1, ...) tile at a time.
+        fits: whether they can be used on latents of this (height, width) now.
+    """
+
+    sparing: tuple[float, ...] = SPARING
+
+    def __init__(
+        self,
+        encoder: Network,
+        decoder: Network,
+        family: str,
+        references: Tensor | None = None,
+        *,
+        fits: Callable[[tuple[int, int]], bool] = lambda cells: True,
+    ) -> None:
+        super().__init__(family, references)
+        self._encoder, self._decoder, self._fits = encoder, decoder, fits
+        self._cells = (0, 0) if references is None else (references.shape[-2], references.shape[-1])
+        self._shown: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def exact(self) -> bool:
+        """Whether the autoencoder can be used now."""
+        return self._fits(self._cells)
+
+    def picture(self, clean: Tensor) -> Tensor:
+        """(B, C, h, w) to (B, 3, 8 h, 8 w) in [0, 1], more or less."""
+        # `shift` asks for the picture that the change was reckoned from.
+        if self._shown is None or self._shown[0] is not clean:
+            with torch.no_grad():
+                self._shown = clean, self._decoder(clean.float())
+        return self._shown[1]
+
+    def shift(self, clean: Tensor, change: Tensor) -> Tensor:
+        """`clean` moved by the difference that `change` makes to the encoded picture: none for no change.
+
+        None either where the autoencoder gives no numbers.
+        """
+        with torch.no_grad():
+            picture = self.picture(clean)
+            moved: Tensor = self._encoder(picture + change) - self._encoder(picture)
+        return clean + moved.to(clean) if bool(torch.isfinite(moved).all()) else clean
+
+
+def tiny_autoencoder(model: Model) -> tuple[Network, Network] | None:
+    """The host's tiny encoder and decoder in single precision; None unless their files are there already."""
+    from modules import paths, sd_vae_taesd
+
+    folder = Path(paths.models_path) / "VAE-taesd"
+    name = {"sd1": "taesd", "sdxl": "taesdxl", "sd3": "taesd3", "flux": "taef1"}[model.family]
+    if not all((folder / f"{name}_{part}.pth").is_file() for part in ("encoder", "decoder")):
+        return None
+    # Copied outside of inference mode: the host's own may have been built inside it.
+    with torch.inference_mode(False):
+        encoder, decoder = (
+            copy.deepcopy(make()).float().requires_grad_(False)
+            for make in (sd_vae_taesd.encoder_model, sd_vae_taesd.decoder_model)
+        )
+    return encoder, decoder
+
+
+class HostVae:
+    """The checkpoint's own autoencoder, used in the middle of sampling as long as that pushes nothing else out.
+
+    Attributes:
+        used: how often it encoded or decoded.
+        left_out: why it is not used any more; empty while it is.
+    """
+
+    def __init__(self, sd_model: Any) -> None:
+        self._model = sd_model
+        self.used = 0
+        self.left_out = ""
+        # --medvram and --lowvram keep one network at a time on the card.
+        if getattr(sd_model, "lowvram", False):
+            self._leave_out("--medvram or --lowvram would move the model off the card for it")
+
+    def fits(self, cells: tuple[int, int]) -> bool:
+        """Whether latents of `cells` can be decoded now; says in `left_out` why not."""
+        if not self.left_out and not all(cells):
+            self._leave_out("the tile's own latents are not known")
+        # Being interrupted the host would give a preview in its place; the tile is thrown away anyway.
+        if self.left_out or stop_asked():
+            return False
+        vae = getattr(getattr(self._model, "forge_objects", None), "vae", None)
+        if vae is not None and (reason := _pushes_out(vae, (1, vae.latent_channels, *cells))):
+            self._leave_out(reason)
+        return not self.left_out
+
+    def decode(self, clean: Tensor) -> Tensor:
+        """(1, C, h, w) to (1, 3, 8 h, 8 w) in [0, 1]; no numbers once the autoencoder has failed."""
+        from modules import sd_samplers_common
+
+        def run() -> Tensor:
+            made: Tensor = sd_samplers_common.samples_to_images_tensor(clean, 0, self._model)
+            return (made + 1) / 2
+
+        return self._tried(run, clean, FACTOR)
+
+    def encode(self, image: Tensor) -> Tensor:
+        """(1, 3, H, W) in [0, 1] to (1, C, h, w); no numbers once the autoencoder has failed.
+
+        What it draws is the same each time, so that the difference of two is the pictures' alone.
+        """
+        from modules import sd_samplers_common
+
+        def run() -> Tensor:
+            with repeatable(0):
+                made: Tensor = sd_samplers_common.images_tensor_to_samples(image.clamp(0, 1), 0, self._model)
+            return made
+
+        return self._tried(run, image, 1 / FACTOR)
+
+    def _tried(self, run: Callable[[], Tensor], like: Tensor, scale: float) -> Tensor:
+        nothing = like.new_full((1, 1, *(int(side * scale) for side in like.shape[-2:])), torch.nan)
+        if self.left_out:
+            return nothing
+        try:
+            # Cloned outside of inference mode, in which the Forge family makes it.
+            made = run().clone().to(like)
+        except torch.cuda.OutOfMemoryError:
+            self._leave_out("there is too little memory for it")
+            return nothing
+        if not bool(torch.isfinite(made).all()):
+            self._leave_out("in half precision it gave no numbers (--no-half-vae helps)")
+            return nothing
+        self.used += 1
+        return made
+
+    def _leave_out(self, reason: str) -> None:
+        self.left_out = f"The WebUI's VAE was left out of source consistency inside the loop: {reason}."
+        log.warning("%s", self.left_out)
+
+
+def _pushes_out(vae: Any, shape: tuple[int, ...]) -> str:
+    """Why a VAE of the Forge family cannot decode latents of `shape` beside the sampling model; empty if it can.
+
+    Its memory manager makes room for what is asked for by moving other models off the card, and the sampling would
+    then run on what was moved.
+    """
+    device = vae.device
+    if torch.device(device).type == "cpu":
+        return ""  # nothing is moved for it, and what is short of memory there swaps
+    try:
+        manager: Any = importlib.import_module("backend.memory_management")
+    except ImportError:
+        manager = importlib.import_module("ldm_patched.modules.model_management")
+    if manager.ALWAYS_VRAM_OFFLOAD or manager.vram_state == manager.VRAMState.NO_VRAM:
+        return "the WebUI is told to move models off the card whenever another one is used"
+    weights = sum(w.nbytes for w in vae.first_stage_model.parameters() if w.device != torch.device(device))
+    least: float = manager.minimum_inference_memory()
+    # As the manager reckons, and after that the sampling still needs its own.
+    need = 1.3 * weights + max(least, vae.memory_used_decode(shape, vae.vae_dtype)) + least
+    free = manager.get_free_memory(device)
+    return "" if free >= need else f"it needs {need / 2**30:.1f} GiB of free memory, and {free / 2**30:.1f} are left"

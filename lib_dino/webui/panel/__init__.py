@@ -1,0 +1,1 @@
+"""Panel: from controls or API values to a checked job."""

@@ -1,0 +1,144 @@
+"""What a job will do, from the controls alone: one line for the user, and the tiles for the page to draw."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ...errors import DinoError
+from ...settings import Settings
+from ...tiling.plan import TilePlan
+from ..model.family import Model, model_calls
+from .arguments import SAME_SAMPLER, Request, parse
+from .limits import check_size, planned
+
+_ASSUMED = Model("sd1", 4, 512, 8, False)
+
+
+@dataclass(frozen=True)
+class Tab:
+    """What the page says about its tab.
+
+    Attributes:
+        size: (height, width) of the picture to upscale, pixels; None where there is none.
+        steps, sampler_name: the tab's own.
+        text: as it came, for the page to tell an old answer from a new one.
+    """
+
+    size: tuple[int, int] | None = None
+    steps: int = 20
+    sampler_name: str | None = None
+    text: str = ""
+
+    @classmethod
+    def read(cls, text: str) -> Tab:
+        """From the page's JSON object of "width", "height", "steps" and "sampler"; what is unfit is passed over."""
+        try:
+            found = json.loads(text)
+        except (TypeError, ValueError):
+            found = None
+        found = found if isinstance(found, dict) else {}
+        height, width, steps = (_whole(found.get(name)) for name in ("height", "width", "steps"))
+        sampler = found.get("sampler")
+        return cls(
+            (height, width) if height and width else None,
+            steps or 20,
+            sampler if isinstance(sampler, str) and sampler else None,
+            str(text),
+        )
+
+
+def _whole(value: object) -> int | None:
+    fits = isinstance(value, int) and not isinstance(value, bool) and 0 < value <= 1_000_000
+    return value if fits and isinstance(value, int) else None
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What a job will do.
+
+    Attributes:
+        line: in words; or what is wrong.
+        tab: what was known of the tab.
+        target: (height, width) of the result, pixels; None where that is not known.
+        plan: its tiles; likewise.
+    """
+
+    line: str
+    tab: Tab
+    target: tuple[int, int] | None = None
+    plan: TilePlan | None = None
+
+    def to_html(self) -> str:
+        """The line as a block that carries the tiles for `javascript/dino_upscale.js`."""
+        data = {"tab": self.tab.text}
+        if self.tab.size and self.target and self.plan:
+            data |= {
+                "target": "{1},{0}".format(*self.target),
+                "tile": "{1},{0}".format(*self.plan.tile),
+                "tops": ",".join(map(str, self.plan.tops)),
+                "lefts": ",".join(map(str, self.plan.lefts)),
+            }
+        attributes = "".join(f' data-{name}="{html.escape(value)}"' for name, value in data.items())
+        # The page's script shows the switch, for without the script it would do nothing.
+        return (
+            f'<div class="dino-upscale-summary"{attributes}><span>{html.escape(self.line)}</span>'
+            '<label class="dino-upscale-switch" hidden><input type="checkbox"> Show the tiles on the picture</label>'
+            "</div>"
+        )
+
+
+def outlook(
+    tab: Tab,
+    values: Mapping[str, Any],
+    *,
+    model: Model | None = None,
+    calls: Callable[..., int] = model_calls,
+) -> Outlook:
+    """Output size, tiles and model calls.
+
+    Args:
+        tab: of the page.
+        values: settings by name, as from the panel.
+        model: the one that will be used; None where it cannot be told.
+        calls: calls of the model for one tile, as `model.model_calls` counts them.
+    """
+    known = {name: value for name, value in values.items() if name not in ("sampler_name", "scheduler")}
+    chosen = values.get("sampler_name")
+    sampler = tab.sampler_name if chosen in (None, "", SAME_SAMPLER) else str(chosen)
+    assumed = model or _ASSUMED
+    try:
+        settings = parse([known], request=Request(steps=tab.steps), choices={}, enabled=True).settings
+        if tab.size is None:
+            return Outlook("Put in a picture to see the size of the result, the tiles and the model calls.", tab)
+        target = check_size(settings, tab.size, tile_px=assumed.tile_px)
+        plan = planned(settings, target, tile_px=assumed.tile_px, multiple_px=assumed.multiple_px)
+        each = calls(sampler, denoise=settings.denoise, steps=settings.steps)
+    except DinoError as error:
+        return Outlook(str(error), tab)
+    line = _line(settings, tab.size, target, plan, each) + _about(settings, model)
+    return Outlook(line, tab, target, plan)
+
+
+def _line(
+    settings: Settings, size: tuple[int, int], target: tuple[int, int], plan: TilePlan, each: int
+) -> str:
+    total = each * -(-len(plan) // settings.tile_batch_size)
+    tiles = "1 tile" if len(plan) == 1 else f"{len(plan)} tiles"
+    calls = "1 model call" if total == 1 else f"{total} model calls"
+    return (
+        f"{size[1]} x {size[0]} becomes {target[1]} x {target[0]} px: "
+        f"{tiles} of {plan.tile[1]} x {plan.tile[0]} px, {calls}."
+    )
+
+
+def _about(settings: Settings, model: Model | None) -> str:
+    if settings.tile_size:
+        return ""
+    if model is None:
+        return f" The tiles are those for SD 1.5 ({_ASSUMED.tile_px} px); what model will be loaded cannot be told yet."
+    names = {"sd1": "SD 1.5", "sdxl": "SDXL", "sd3": "SD 3", "flux": "FLUX"}
+    return f" Tile size for {names[model.family]}."

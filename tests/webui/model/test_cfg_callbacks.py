@@ -1,0 +1,105 @@
+"""The two callbacks with each model family's latents, noise levels and precisions, as hosts call them."""
+
+import types
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from lib_dino.webui.model.cfg_callbacks import Batch, Hooks
+from lib_dino.webui.model.family import Model
+from lib_dino.webui.model.latent_rgb import LatentCodec
+
+FAMILIES = [
+    (Model("sd1", 4, 512, 8, False), (2, 4, 8, 10)),
+    (Model("sdxl", 4, 1024, 8, False), (2, 4, 16, 12)),
+    (Model("sd3", 16, 1024, 16, True), (1, 16, 8, 10)),
+    (Model("flux", 16, 1024, 16, True), (1, 16, 10, 8)),
+]
+BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+ALPHAS = torch.cumprod(1 - BETAS, 0).float()
+
+
+def noisy(clean, noise, sigma, *, flow):
+    return sigma * noise + (1 - sigma) * clean if flow else clean + sigma * noise
+
+
+class CFGDenoiserTimesteps(types.SimpleNamespace):
+    """Named as A1111 names its denoiser for samplers that count in timesteps."""
+
+
+def forward(hooks, owner, out, x, sigma, *, denoiser=types.SimpleNamespace, rows=1):
+    """One model call as the host makes it; what its callbacks leave."""
+    batched = torch.cat([x] * rows)
+    before = types.SimpleNamespace(
+        x=batched, sigma=torch.full((len(batched),), sigma), denoiser=denoiser(p=owner), text_uncond=None
+    )
+    hooks.before_model(before)
+    after = types.SimpleNamespace(x=out, sampling_step=0, total_sampling_steps=4)
+    hooks.after_guidance(after)
+    return after.x
+
+
+def armed(model, shape, correct):
+    hooks, owner = Hooks(model, None if model.flow else ALPHAS), types.SimpleNamespace(init_latent=None)
+    batch = Batch(owner, shape, correct, lambda start: LatentCodec(model.family, start), called=lambda: None)
+    return hooks, owner, batch
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
+@pytest.mark.parametrize(("model", "shape"), FAMILIES, ids=lambda v: getattr(v, "family", ""))
+def test_every_family_is_corrected_in_single_precision_with_gradients_at_hand(model, shape, mode, dtype, generator):
+    clean, noise = torch.randn(2, *shape, generator=generator)
+    seen = []
+
+    def correct(given, ratio, codec):
+        assert given.dtype == torch.float32
+        with torch.enable_grad():
+            leaf = given.clone().requires_grad_()
+            (gradient,) = torch.autograd.grad(codec.decode(leaf).sum(), leaf)
+        seen.append(ratio)
+        return given - 0.1 * gradient.sign()
+
+    hooks, owner, batch = armed(model, shape, correct)
+    sigma = 0.75
+    with hooks.armed(batch), mode():
+        x = noisy(clean, noise, sigma, flow=model.flow).to(dtype)
+        out = forward(hooks, owner, clean.to(dtype), x, sigma, rows=2)
+    assert hooks.error is None
+    assert out.dtype == dtype and out.shape == shape
+    assert_close(out.float(), clean, atol=0.11, rtol=0.01)
+    assert (out.float() - clean.to(dtype).float()).abs().mean() > 0.05
+    assert seen == [pytest.approx(0.75 / 0.25 if model.flow else 0.75)]
+
+
+@pytest.mark.parametrize(("model", "shape"), FAMILIES[:2], ids=lambda v: getattr(v, "family", ""))
+@pytest.mark.parametrize("timestep", [10, 500, 950])
+def test_a_predicted_noise_is_corrected_as_the_picture_it_stands_for(model, shape, timestep, generator):
+    clean, noise = torch.randn(2, *shape, generator=generator)
+    a = float(ALPHAS[timestep])
+    wanted = clean + 0.25
+    hooks, owner, batch = armed(model, shape, lambda given, ratio, codec: given + 0.25)
+    with hooks.armed(batch), torch.no_grad():
+        x = a**0.5 * clean + (1 - a) ** 0.5 * noise
+        out = forward(hooks, owner, noise, x, float(timestep), denoiser=CFGDenoiserTimesteps, rows=2)
+    assert_close((x - (1 - a) ** 0.5 * out) / a**0.5, wanted, atol=2e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("model", "shape"), FAMILIES, ids=lambda v: getattr(v, "family", ""))
+def test_calls_of_another_size_or_another_job_pass_untouched(model, shape, generator):
+    hooks, owner, batch = armed(model, shape, lambda given, ratio, codec: given + 1)
+    half = torch.randn(shape[0], shape[1], shape[2] // 2, shape[3] // 2, generator=generator)
+    whole = torch.randn(shape, generator=generator)
+    with hooks.armed(batch):
+        assert forward(hooks, owner, half, half, 0.5) is half
+        assert forward(hooks, types.SimpleNamespace(), whole, whole, 0.5) is whole
+    assert forward(hooks, owner, whole, whole, 0.5) is whole
+
+
+@pytest.mark.parametrize(("model", "shape"), FAMILIES, ids=lambda v: getattr(v, "family", ""))
+def test_nothing_to_correct_gives_back_the_very_tensor(model, shape, generator):
+    hooks, owner, batch = armed(model, shape, lambda given, ratio, codec: given)
+    out = torch.randn(shape, generator=generator).half()
+    with hooks.armed(batch):
+        assert forward(hooks, owner, out, out, 1.0 if model.flow else 14.6) is out

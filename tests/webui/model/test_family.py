@@ -1,0 +1,127 @@
+"""What is known of the host's model, before and during a generation."""
+
+import json
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from lib_dino.errors import SettingsError
+from lib_dino.webui.model.family import expected_model, model_calls, model_facts
+
+
+@pytest.mark.parametrize(
+    ("facts", "family", "tile", "flow"),
+    [
+        ({}, "sd1", 512, False),
+        ({"is_sdxl": True}, "sdxl", 1024, False),
+        ({"is_sd3": True, "latent_channels": 16}, "sd3", 1024, True),
+        ({"latent_channels": 16}, "flux", 1024, True),
+    ],
+)
+def test_the_family_is_told_by_the_models_marks_then_by_its_channels(facts, family, tile, flow):
+    model = model_facts(types.SimpleNamespace(**facts))
+    assert (model.family, model.tile_px, model.flow) == (family, tile, flow)
+    assert model.channels == facts.get("latent_channels", 4)
+
+
+def test_flux_is_told_by_its_class_and_forges_autoencoder():
+    vae = types.SimpleNamespace(latent_channels=16)
+    kind = type("Flux", (), {"forge_objects": types.SimpleNamespace(vae=vae, unet=None)})
+    assert model_facts(kind()).family == "flux"
+
+
+class Checkpoints(types.ModuleType):
+    """The host's `sd_models`: a model in memory, and files under the names that the page chooses by."""
+
+    def __init__(self, held, files):
+        super().__init__("modules.sd_models")
+        self.model_data = types.SimpleNamespace(sd_model=held)
+        self.get_closet_checkpoint_match = lambda name: files.get(name)
+
+
+def named(path):
+    return types.SimpleNamespace(filename=str(path))
+
+
+@pytest.fixture
+def host(monkeypatch, tmp_path):
+    """Say what is in memory and what is chosen; get what will be used."""
+
+    def ask(held, files, chosen):
+        shared = types.SimpleNamespace(opts=types.SimpleNamespace(data={"sd_model_checkpoint": chosen}))
+        modules = types.ModuleType("modules")
+        modules.shared, modules.sd_models = shared, Checkpoints(held, files)
+        monkeypatch.setitem(sys.modules, "modules", modules)
+        return expected_model()
+
+    return ask
+
+
+def checkpoint(path, *names):
+    header = json.dumps({name: {"dtype": "F16", "shape": [0], "data_offsets": [0, 0]} for name in names}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    return named(path)
+
+
+@pytest.mark.parametrize(
+    ("weight", "family", "tile", "multiple"),
+    [
+        ("model.diffusion_model.input_blocks.0.0.weight", "sd1", 512, 8),
+        ("conditioner.embedders.0.transformer.text_model.final_layer_norm.bias", "sdxl", 1024, 8),
+        ("model.diffusion_model.joint_blocks.0.context_block.attn.proj.bias", "sd3", 1024, 16),
+        ("model.diffusion_model.double_blocks.0.img_attn.proj.weight", "flux", 1024, 16),
+        ("double_blocks.0.img_attn.proj.weight", "flux", 1024, 16),
+    ],
+)
+def test_the_family_of_a_file_that_is_chosen_but_not_loaded_is_read_off_its_header(
+    host, tmp_path, weight, family, tile, multiple
+):
+    placeholder = types.SimpleNamespace(cond_stage_model=None)
+    model = host(placeholder, {"a": checkpoint(tmp_path / "a.safetensors", weight)}, "a")
+    assert (model.family, model.tile_px, model.multiple_px) == (family, tile, multiple)
+
+
+def test_the_loaded_model_counts_only_while_it_is_the_one_chosen(host, tmp_path):
+    files = {"xl": named(tmp_path / "xl.ckpt"), "b": checkpoint(tmp_path / "b.safetensors", "a.input_blocks.0")}
+    held = types.SimpleNamespace(is_sdxl=True, sd_checkpoint_info=files["xl"])
+    assert host(held, files, "xl").family == "sdxl"
+    assert host(held, files, "b").family == "sd1"
+    assert host(held, files, "gone").family == "sdxl"
+
+
+def test_what_cannot_be_told_is_none_and_no_error(host, tmp_path):
+    assert host(None, {}, None) is None
+    assert host(None, {"a": named(tmp_path / "missing.safetensors")}, "a") is None
+    (tmp_path / "old.ckpt").write_bytes(b"PK")
+    assert host(None, {"a": named(tmp_path / "old.ckpt")}, "a") is None
+    assert host(types.SimpleNamespace(is_sdxl=True), {}, "") is None
+
+
+def test_calls_of_a_tile_follow_the_samplers_order_and_the_hosts_option(monkeypatch):
+    options = types.SimpleNamespace(img2img_fix_steps=False)
+    kinds = {n: types.SimpleNamespace(options={"second_order": n == "Heun"}) for n in ("Euler", "Heun", "DDIM")}
+    modules = types.ModuleType("modules")
+    modules.shared = types.SimpleNamespace(opts=options)
+    modules.sd_samplers = types.SimpleNamespace(all_samplers_map=kinds)
+    monkeypatch.setitem(sys.modules, "modules", modules)
+    assert model_calls("Euler", denoise=0.2, steps=20) == 5
+    assert model_calls("Heun", denoise=0.2, steps=20) == 9
+    assert model_calls("Euler", denoise=0, steps=20) == 0
+    assert model_calls(None, denoise=1.0, steps=20) == 20
+    with pytest.raises(SettingsError, match="needs 2"):
+        model_calls("DDIM", denoise=0.05, steps=20)
+    options.img2img_fix_steps = True
+    assert model_calls("Euler", denoise=0.2, steps=20) == 20
+
+
+def test_the_panel_is_made_without_torch():
+    probe = (
+        "import sys, lib_dino.webui.panel.widgets, lib_dino.webui.panel.xyz_plot, lib_dino.webui.model.family\n"
+        "print([n for n in ('torch', 'numpy', 'gradio', 'modules') if n in sys.modules])"
+    )
+    root = Path(__file__).parents[3]
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True, cwd=root)
+    assert done.stdout.strip() == "[]"

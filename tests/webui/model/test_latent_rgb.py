@@ -1,0 +1,92 @@
+import pytest
+import torch
+from torch.testing import assert_close
+
+from lib_dino.tiling.plan import Tile
+from lib_dino.webui.model.cfg_callbacks import clean_from_noise, noise_from_clean
+from lib_dino.webui.model.latent_rgb import LatentCodec, signal_to_noise_inverse
+from lib_dino.webui.model.noise import TileNoise, later_noise
+from lib_dino.webui.model.vae import AutoencoderCodec
+
+
+@pytest.mark.parametrize("a", [0.999, 0.5, 0.01])
+def test_noise_to_clean_and_back_is_the_identity(a, generator):
+    clean, noise = torch.randn(2, 2, 4, 6, 6, generator=generator)
+    x = a**0.5 * clean + (1 - a) ** 0.5 * noise
+    assert_close(clean_from_noise(noise, x, a), clean, atol=1e-4, rtol=1e-4)
+    assert_close(noise_from_clean(clean_from_noise(noise, x, a), x, a), noise, atol=1e-4, rtol=1e-4)
+
+
+def test_noise_to_signal_of_flow_models_is_that_of_their_mixture():
+    assert signal_to_noise_inverse(0.5, flow=True) == 1
+    assert signal_to_noise_inverse(3.0, flow=False) == 3
+    assert signal_to_noise_inverse(1.0, flow=True) == pytest.approx(1e4)
+
+
+@pytest.mark.parametrize(("family", "channels"), [("sd1", 4), ("sdxl", 4), ("sd3", 16), ("flux", 16), ("sd1", 32)])
+def test_the_map_to_colour_is_linear_differentiable_and_eight_times_larger(family, channels, generator):
+    codec = LatentCodec(family)
+    a, b = torch.randn(2, 1, channels, 5, 7, generator=generator)
+    zero = codec.decode(torch.zeros_like(a))
+    assert codec.decode(a).shape == (1, 3, 40, 56)
+    assert_close(codec.decode(a + b) - zero, codec.decode(a) + codec.decode(b) - 2 * zero, atol=1e-5, rtol=1e-5)
+    leaf = a.clone().requires_grad_()
+    codec.decode(leaf).sum().backward()
+    assert leaf.grad.abs().sum() > 0
+
+
+def test_grey_latents_look_grey_in_sd1():
+    # The SD 1.5 table's own least-squares answer for white is brighter than for black.
+    codec = LatentCodec("sd1")
+    white = torch.linalg.lstsq(torch.tensor([[0.3512, 0.2297, 0.3227], [0.3250, 0.4974, 0.2350],
+                                             [-0.2829, 0.1762, 0.2721], [-0.2120, -0.2616, -0.7177]]).T,
+                               torch.ones(3, 1)).solution.view(1, 4, 1, 1)  # fmt: skip
+    assert_close(codec.decode(white), torch.ones(1, 3, 8, 8), atol=1e-4, rtol=0)
+
+
+def test_references_are_handed_out_tile_by_tile(generator):
+    latents = torch.randn(3, 4, 2, 2, generator=generator)
+    assert_close(torch.cat(list(LatentCodec("sd1", latents).references(3))), latents)
+    assert LatentCodec("sd1").references(2) == [None, None]
+
+
+def test_no_change_of_the_picture_is_no_change_of_the_latents(generator):
+    encoder = torch.nn.AvgPool2d(8)
+    decoder = torch.nn.Upsample(scale_factor=8)
+    codec = AutoencoderCodec(encoder, decoder, "sd1")
+    clean = torch.randn(1, 4, 3, 3, generator=generator)
+    picture = codec.picture(clean)
+    assert torch.equal(codec.shift(clean, torch.zeros_like(picture)), clean)
+    assert_close(codec.picture(codec.shift(clean, torch.full_like(picture, 0.25))), picture + 0.25)
+
+
+def test_later_noise_is_unit_normal_and_new_for_every_key(generator):
+    first = torch.randn(1, 4, 64, 64, generator=generator)
+    draws = [first, *(later_noise(first, key) for key in (1, 2, 3, 2**31))]
+    for i, draw in enumerate(draws):
+        assert abs(float(draw.mean())) < 0.03 and abs(float(draw.std()) - 1) < 0.03
+        assert abs(float((draw[:, :, :, 1:] * draw[:, :, :, :-1]).mean())) < 0.03
+        assert abs(float((draw[:, 0] * draw[:, 1]).mean())) < 0.06
+        for other in draws[:i]:
+            assert abs(float((draw * other).mean())) < 0.03
+    assert torch.equal(later_noise(first, 2), later_noise(first, 2))
+
+
+def test_tiles_share_later_noise_where_they_share_the_first(generator):
+    canvas = torch.randn(1, 4, 20, 30, generator=generator)
+    whole = later_noise(canvas, 7)
+    tile = Tile(4, 9, 16, 25)
+    assert torch.equal(later_noise(canvas[..., tile.rows, tile.cols], 7), whole[..., tile.rows, tile.cols])
+
+
+def test_a_tiles_generator_gives_its_piece_first_and_then_something_new(generator):
+    first = torch.randn(2, 4, 3, 3, generator=generator)
+    noise = TileNoise(first, "cpu")
+    drawn = noise.next()
+    drawn *= 2  # hosts scale in place
+    assert torch.equal(drawn, 2 * first)
+    second, third = noise.next(), noise.next()
+    assert not torch.equal(second, third)
+    between = noise.between(torch.tensor(3.0), torch.tensor(2.0))
+    assert torch.equal(between, noise.between(3.0, 2.0))
+    assert not torch.equal(between, noise.between(2.0, 1.0))

@@ -1,0 +1,158 @@
+import math
+
+import pytest
+
+from lib_dino.errors import SettingsError
+from lib_dino.settings import PRESETS, Settings, knobs
+from lib_dino.webui.panel.arguments import (
+    FIELDS,
+    NO_PRESET,
+    SAME_SAMPLER,
+    Job,
+    Request,
+    all_knobs,
+    default,
+    parse,
+    pasted,
+)
+from lib_dino.webui.panel.xyz_plot import OVERRIDES, apply
+
+CHOICES = {"upscaler": ["None", "Lanczos"], "sampler_name": ["Euler a", "DDIM"], "scheduler": ["Automatic", "Karras"]}
+REQUEST = Request(denoise=0.75, steps=33)
+
+
+def read(*args, enabled=True, request=REQUEST, **overrides):
+    return parse(args, request=request, choices=CHOICES, enabled=enabled, overrides=overrides or None)
+
+
+def test_the_order_of_the_arguments_never_changes():
+    assert FIELDS == (
+        "enabled", "scale_factor", "width", "height", "upscaler", "denoise", "steps", "sampler_name", "scheduler",
+        "tile_size", "overlap", "tile_batch_size", "dino_enabled", "dino_strength", "dino_model", "consistency",
+        "preset", "seed", "megapixels", "repair_tries", "max_drift",
+        "adapter", "adapter_strength", "drift_map", "save_report", "skip_flat", "allowed_drift", "subject_prompt",
+        "clean_source", "texture",
+    )  # fmt: skip
+
+
+def test_every_setting_is_an_argument_with_a_label_of_its_own():
+    assert set(knobs()) <= set(FIELDS)
+    labels = [knob.label for knob in all_knobs().values()]
+    assert len(set(labels)) == len(labels) == len(FIELDS)
+    keys = [knob.key for knob in all_knobs().values() if knob.key]
+    assert len(set(keys)) == len(keys)
+
+
+def test_values_by_name_in_any_order_and_by_position_mean_the_same():
+    named = {"scale_factor": 3, "denoise": 0.4, "sampler_name": "DDIM", "dino_strength": 0.9, "seed": 5}
+    values = [{"enabled": True, **named}.get(name) for name in FIELDS]
+    assert read(named) == read(dict(reversed(named.items()))) == read(*values)
+    assert read(named).settings.scale_factor == 3.0
+
+
+def test_what_the_panel_shows_at_first_is_the_defaults():
+    job = read(*(default(name) for name in FIELDS), enabled=True)
+    assert job == Job(enabled=False, settings=Settings(steps=33))
+
+
+def test_what_is_missing_follows_the_request_then_the_default():
+    for args in ((), ({},), ([None] * len(FIELDS))):
+        settings = read(*args).settings
+        assert (settings.denoise, settings.steps, settings.seed) == (0.75, 33, -1)
+        assert settings.dino_strength == Settings().dino_strength
+    assert read(request=Request()).settings == Settings()
+    assert read({"steps": 0}).settings.steps == 33
+
+
+def test_a_dictionary_is_meant_to_act_and_an_empty_list_as_its_place_says():
+    assert read({}, enabled=False).enabled
+    assert not read({"enabled": False}).enabled
+    assert not read(enabled=False).enabled
+
+
+def test_what_follows_a_dictionary_is_passed_over():
+    # The API fills the rest of the list with the panel's values.
+    assert read({"denoise": 0.1}, 9, "nonsense").settings.denoise == 0.1
+
+
+def test_a_preset_fills_in_what_is_not_given():
+    assert read({"preset": "creative"}).settings.denoise == PRESETS["creative"]["denoise"]
+    assert read({"preset": "creative", "steps": 0}).settings.steps == PRESETS["creative"]["steps"]
+    mixed = read({"preset": "Creative", "denoise": 0.3}).settings
+    assert (mixed.denoise, mixed.dino_strength) == (0.3, PRESETS["creative"]["dino_strength"])
+
+
+def test_names_are_found_in_any_case_and_spelt_as_the_host_spells_them():
+    assert read({"sampler_name": "euler A", "scheduler": "KARRAS"}).sampler_name == "Euler a"
+    assert read({"sampler_name": SAME_SAMPLER}).sampler_name is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("enabled", 1), ("enabled", "on"), ("scale_factor", 9), ("scale_factor", "2"), ("scale_factor", True),
+        ("denoise", math.nan), ("denoise", math.inf), ("denoise", [0.2]), ("steps", 2.5), ("steps", -1),
+        ("steps", False), ("steps", 10**5000), ("seed", 10**400), ("width", -1), ("tile_size", 1), ("overlap", 4000),
+        ("upscaler", "R-ESRGAN"), ("upscaler", 3), ("sampler_name", "Euler b"), ("sampler_name", {"a": 1}),
+        ("scheduler", "Linear"), ("preset", "wild"), ("dino_model", 5), ("dino_model", "x" * 10**6),
+        ("megapixels", -1), ("stepz", 5), ("x" * 10**5, 1), (5, 1),
+    ],
+    ids=lambda v: repr(v)[:20] if not isinstance(v, int) or v < 10**9 else "huge",
+)  # fmt: skip
+def test_what_is_wrong_is_refused_by_its_name_and_without_flooding_the_log(name, value):
+    with pytest.raises(SettingsError) as caught:
+        read({name: value})
+    assert str(name)[:80] == caught.value.field
+    assert len(str(caught.value)) < 1000
+
+
+def test_too_many_arguments_are_refused_with_the_order():
+    with pytest.raises(SettingsError, match="scale_factor, width") as caught:
+        read(*([None] * len(FIELDS)), 1)
+    assert caught.value.field == "script_args"
+
+
+def test_whole_numbers_may_come_as_fractions():
+    settings = read({"steps": 20.0, "tile_size": 512.0, "denoise": 1}).settings
+    assert (settings.steps, settings.tile_size) == (20, 512)
+    assert isinstance(settings.steps, int)
+
+
+def test_a_saved_text_pasted_back_gives_the_same_job():
+    job = read(
+        {
+            "scale_factor": 3.5, "denoise": 0.35, "steps": 12, "sampler_name": "DDIM", "scheduler": "Karras",
+            "upscaler": "Lanczos", "tile_size": 768, "overlap": 96, "tile_batch_size": 2, "dino_enabled": False,
+            "dino_strength": 0.65, "consistency": 0.4, "dino_model": "dinov2-base",
+            "adapter": "mine.safetensors", "adapter_strength": 0.75, "drift_map": True, "save_report": True,
+        }
+    )  # fmt: skip
+    values = {name: pasted(name, job.to_infotext()) for name in FIELDS}
+    assert read(*(values[name] for name in FIELDS), enabled=True) == job
+
+
+def test_pasting_sets_what_was_left_open_back_and_leaves_other_texts_alone():
+    saved = Job(settings=Settings(width=0)).to_infotext()
+    assert pasted("width", saved) == 0 and pasted("tile_size", saved) == 0
+    assert pasted("preset", saved) == NO_PRESET
+    assert all(pasted(name, {"Steps": "20"}) is None for name in FIELDS)
+    assert pasted("denoise", {**saved, "DINO denoise": "much"}) is None
+
+
+def test_the_preset_is_saved_when_its_values_are():
+    assert read({"preset": "balanced"}).to_infotext()["DINO preset"] == "balanced"
+    assert "DINO preset" not in read({"preset": "balanced", "steps": 7}).to_infotext()
+
+
+def test_a_plot_varies_settings_without_touching_its_other_cells():
+    class Generation:
+        pass
+
+    first, second = Generation(), Generation()
+    apply("dino_strength")(first, 0.3, [])
+    second.__dict__.update(first.__dict__)
+    apply("preset")(second, "creative", [])
+    assert getattr(first, OVERRIDES) == {"dino_strength": 0.3, "enabled": True}
+    job = parse([False], request=REQUEST, choices=CHOICES, enabled=False, overrides=getattr(second, OVERRIDES))
+    assert job.enabled and job.preset == NO_PRESET  # a preset, but for the strength the plot sets itself
+    assert job.settings.denoise == PRESETS["creative"]["denoise"]
