@@ -30,12 +30,12 @@ from torch import Tensor
 
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent / part) for part in ("", "training")]
 
-from dial import middle  # noqa: E402
 
 from lib_dino.measure.features import feature_grid  # noqa: E402
 from lib_dino.measure.quality import high_frequencies  # noqa: E402
 from lib_dino.measure.regions import subject_map  # noqa: E402
 from lib_dino.networks.dinov2 import Dinov2, load_dinov2  # noqa: E402
+from lib_dino.pictures.picture import read_picture  # noqa: E402
 from lib_dino.run.run import Run  # noqa: E402
 from lib_dino.sampling.pixel_model import EmbeddedRender  # noqa: E402
 from lib_dino.settings import Settings  # noqa: E402
@@ -67,6 +67,14 @@ class Painted:
     def at(self, values: Array, denoise: Array) -> Array:
         """`values` of every cell at its own denoise, between those painted."""
         return np.array([np.interp(d, DENOISES, values[:, cell]) for cell, d in enumerate(denoise)])
+
+
+def middle(photo: str, side: int) -> Tensor:
+    """The middle of a photograph, (1, 3, side, side) or smaller, of even sides."""
+    pixels = read_picture(photo).pixels
+    side = min(side, *pixels.shape[-2:]) // 2 * 2
+    top, left = ((length - side) // 2 for length in pixels.shape[-2:])
+    return pixels[..., top : top + side, left : left + side]
 
 
 def cells(values: Tensor) -> Array:

@@ -37,7 +37,7 @@ Source = Picture | PIL.Image.Image | str | os.PathLike[str]
 
 
 _UNGUIDED: Final[dict[str, Any]] = {
-    "dino_enabled": False, "repair_tries": 0, "max_drift": 0.0, "allowed_drift": 0.0, "adapter_strength": 0.0,
+    "dino_enabled": False, "repair_tries": 0, "max_drift": 0.0, "adapter_strength": 0.0,
 }  # fmt: skip
 """Features play no part."""
 

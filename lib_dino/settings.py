@@ -153,12 +153,6 @@ class Settings:
         False, "Skip flat tiles", "DINO skip flat",
         "Leave tiles alone in which the source is flat, such as a clear sky: faster, and nothing is made up there.",
     )
-    allowed_drift: float = _knob(
-        0.0, "Allowed drift", "DINO allowed drift",
-        "Let a few probe tiles lower the denoise and raise the guidance until their drift is within this; 0 takes "
-        "both as given.",
-        low=0.01, high=1.0, step=0.01, unset=0,
-    )
     clean_source: float = _knob(
         1.0, "Clean source", "DINO clean source",
         "How much of the source's noise and JPEG damage is taken off first, so that it is not put back; a clean source "
@@ -239,7 +233,7 @@ class Settings:
     @property
     def needs_features(self) -> bool:
         """Whether a run with these settings asks for the feature network."""
-        asks = self.repair_tries > 0 or self.max_drift > 0 or self.allowed_drift > 0 or self.skip_flat
+        asks = self.repair_tries > 0 or self.max_drift > 0 or self.skip_flat
         return self.guides or asks
 
     def replace(self, **changes: Any) -> Settings:
@@ -276,6 +270,15 @@ class Settings:
         types = get_type_hints(cls)
         found = {n: _parsed(n, params[k.key], types[n], k) for n, k in knobs().items() if k.key in params}
         return cls(**found)
+
+
+RETIRED: Final[dict[str, Knob]] = {
+    "allowed_drift": Knob(
+        "Allowed drift", "DINO allowed drift",
+        "Retired in 0.2: three probe tiles bound nothing. It is read and ignored; use the drift limit.", unset=0.0,
+    ),
+}
+"""Settings of earlier versions: their saved keys and places among the arguments are still read, and ignored."""
 
 
 def knobs() -> dict[str, Knob]:

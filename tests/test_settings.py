@@ -4,7 +4,7 @@ import math
 import pytest
 
 from lib_dino.errors import SettingsError
-from lib_dino.settings import PRESETS, Settings, knobs, preset
+from lib_dino.settings import PRESETS, RETIRED, Settings, knobs, preset
 
 
 @pytest.mark.parametrize(
@@ -100,6 +100,11 @@ def test_saved_text_gives_the_settings_back():
     assert Settings.from_infotext(settings.to_infotext()) == settings
 
 
+def test_saved_keys_of_retired_settings_are_still_read_and_ignored():
+    assert {knob.key for knob in RETIRED.values()} == {"DINO allowed drift"}
+    assert Settings.from_infotext({"DINO allowed drift": "0.05", "DINO denoise": "0.3"}) == Settings(denoise=0.3)
+
+
 def test_saved_text_of_other_programs_is_passed_over():
     assert Settings.from_infotext({"Steps": "20", "Model": "x"}) == Settings()
 
@@ -132,7 +137,6 @@ def test_names_order_defaults_and_saved_keys_are_pinned():
         ("adapter", "DINO adapter", ""),
         ("adapter_strength", "DINO adapter strength", 0.0),
         ("skip_flat", "DINO skip flat", False),
-        ("allowed_drift", "DINO allowed drift", 0.0),
         ("clean_source", "DINO clean source", 1.0),
         ("texture", "DINO texture", 1.0),
     ]

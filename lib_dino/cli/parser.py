@@ -33,7 +33,7 @@ _GROUPS: Final = {
     "how it is kept to the source": (
         "consistency", "clean_source", "texture", "dino_strength", "dino_enabled", "dino_model",
     ),
-    "what is done about drift": ("repair_tries", "max_drift", "allowed_drift"),
+    "what is done about drift": ("repair_tries", "max_drift"),
     "what the model is shown of the source": ("adapter_strength", "adapter"),
     "tiles": ("skip_flat", "tile_size", "overlap", "tile_batch_size"),
 }

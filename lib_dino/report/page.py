@@ -104,8 +104,6 @@ def _figures(report: Report) -> list[tuple[str, str]]:
             (f"of patches over the bound of {report.bound:.2g} ({kind})", f"{report.over_bound or 0.0:.1%}"),
             (f"of {len(report.tiles)} tiles raise an alarm", str(report.alarms)),
         ]
-    if report.dial is not None and report.dial["achieved"] is not None:
-        found.append((f"worst patch, of {report.dial['asked']:.2g} allowed", f"{report.dial['achieved']:.2g}"))
     psnr = report.source_psnr
     return [
         *found,

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-SCHEMA: Final = 2
+SCHEMA: Final = 3
 """Version of the JSON written by `Report.to_dict`, see docs/report.md; raised when a key changes meaning or goes."""
 
 WORST_SHOWN: Final = 3
@@ -104,8 +104,6 @@ class Report:
         source_noise: estimated noise of the source, in units of the picture's range.
         bound: drift above plain enlargement that a patch may have before it counts as over; None when not measured.
         bound_kind: "asked" by the user, "fitted" to the feature network on pictures, or the stated "default".
-        dial: what was allowed, what was chosen for it and what came of it, see `dial.Choice.figures`; None when no
-            drift was allowed for.
         alarm_at: suspicion from which on a tile is reported; None where the feature network has no head.
         source_cleaned: root mean square of the damage that was taken off the source first, in the units of
             `source_noise`; 0 where it was clean, or not cleaned.
@@ -126,7 +124,6 @@ class Report:
     bound: float | None = None
     bound_kind: str | None = None
     alarm_at: float | None = None
-    dial: dict[str, Any] | None = None
     source_cleaned: float = 0.0
 
     @property

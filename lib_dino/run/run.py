@@ -146,7 +146,7 @@ class Run:
 
     def report(self, image: Tensor, seconds: float) -> Report:
         """What was done, with drift when `measure` is set; `image` is the finished picture."""
-        measured, choice = self.yardstick if self.measure else None, self._loop.choice
+        measured = self.yardstick if self.measure else None
         return Report(
             source_size=_size(self.source),
             result_size=self.target_size,
@@ -164,7 +164,6 @@ class Run:
             bound=self.bound if measured else None,
             alarm_at=measured.thresholds.alarm if measured else None,
             bound_kind=bound_kind(measured.thresholds, self.settings.max_drift) if measured else None,
-            dial=choice.figures(self.settings.allowed_drift, self._achieved()) if choice else None,
         )
 
     def heats(self) -> tuple[Heat, ...]:
@@ -183,14 +182,8 @@ class Run:
             yield f"Taken off the source first: noise or JPEG damage of {255 * self.reference.taken:.1f}/255."
         if skipped := len(self._inside) - len(self._loop.wanted):
             yield f"Left alone because nothing in them wants repainting: {_tiles(skipped)}."
-        if self._loop.choice is not None:
-            yield self._loop.choice.note(self.settings.allowed_drift, self._achieved())
         if self._held is not None:
             yield bound_note(self._held, self.settings.max_drift)
-
-    def _achieved(self) -> float | None:
-        """The largest patch drift above the floor that `report` found; None when it measured nothing."""
-        return max((float(drift.patches.max()) for drift in self.found.values()), default=None)
 
     def _notes(self) -> Iterator[str]:
         yield from self.events()

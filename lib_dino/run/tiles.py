@@ -1,4 +1,4 @@
-"""The tiles of one picture: painted batch by batch, redone where they drift, tried out where drift is allowed for."""
+"""The tiles of one picture: painted batch by batch, redone where they drift."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from ..measure.drift import TileDrift, Yardstick
-from ..measure.flat import busiest
 from ..report.records import TileReport
 from ..sampling.tile_model import Progress, Render
 from ..settings import Settings
 from ..tiling.blend import Canvas
 from ..tiling.plan import Tile
-from .dial import Choice, choose, probes, ways
 from .painter import Painted, Painter, Painting
 from .retry import Judged, Trial, judged, repair
 
@@ -29,11 +27,10 @@ class TileLoop:
         model, settings: as for `run.Run`.
         target_size: (height, width) of the result, pixels.
         wanted: the tiles that are to be painted, in order.
-        yardstick: measures them; needed for repair and for an allowed drift.
+        yardstick: measures them; needed for repair.
         condition: shows the model what tiles hold; in force inside its `with` block.
         progress, preview, starting: as for `run.Run`.
         records: what was done to each tile so far.
-        choice: how the allowed drift was met; None where none was.
         stopped: set when the model gave up on the user's wish.
         made: model calls so far.
         redone: tiles that were painted again.
@@ -49,7 +46,6 @@ class TileLoop:
     preview: Callable[[Tensor], None] | None = None
     starting: Callable[[Sequence[Tile]], None] | None = None
     records: dict[Tile, TileReport] = field(default_factory=dict)
-    choice: Choice | None = None
     stopped: bool = False
     made: int = 0
     redone: int = 0
@@ -72,13 +68,6 @@ class TileLoop:
         """
         settings, (height, width) = self.settings, self.target_size
         first = Painting(0, settings.seed, settings.denoise, settings.dino_strength, settings.consistency)
-        if settings.allowed_drift and self.wanted:
-            self.choice = self._dialled(painter, first, bound)
-            if self.choice is None:
-                self.stopped = True
-                return
-            first = self.choice.painting
-            self.a_tile = self.model.calls(first.denoise, settings.steps)
         for start in range(0, len(self.wanted), settings.tile_batch_size):
             tiles = list(self.wanted[start : start + settings.tile_batch_size])
             painted = self._painted(painter, tiles, first)
@@ -97,7 +86,7 @@ class TileLoop:
     def _painted(
         self, painter: Painter, tiles: Sequence[Tile], painting: Painting, *, counts: bool = True
     ) -> list[Painted] | None:
-        """`tiles` painted and written down; they count as finished unless they are only tried or redone."""
+        """`tiles` painted and written down; they count as finished unless they are redone."""
         if self.starting:
             self.starting(tiles)
         left = self.model.calls(painting.denoise, self.settings.steps)
@@ -138,23 +127,6 @@ class TileLoop:
             )  # fmt: skip
         # A first painting goes on as it came, so that looking at it changes nothing.
         return [first if (best := trials[first.tile].best.painted).painting.number == 0 else best for first in painted]
-
-    def _dialled(self, painter: Painter, first: Painting, bound: float) -> Choice | None:
-        """How to paint so that a few tiles stay within the allowed drift; None when the user asked to stop."""
-        tiles = probes(self.wanted, lambda tile: busiest(painter.region(tile)))
-
-        def worst(painting: Painting) -> float | None:
-            drifts = []
-            for tile in tiles:
-                self._extra += self.model.calls(painting.denoise, self.settings.steps)
-                painted = self._painted(painter, [tile], painting, counts=False)
-                if painted is None:
-                    return None
-                drifts.append(self._judged(painter, painted[0], bound, detail=False).drift)
-            return max((float(drift.patches.max()) for drift in drifts if drift is not None), default=0.0)
-
-        usable = [p for p in ways(first, guides=self.settings.guides) if painter.can(p)]
-        return choose(usable, worst, allowed=self.settings.allowed_drift)
 
     def _judged(self, painter: Painter, painted: Painted, bound: float, *, detail: bool = True) -> Judged:
         operators, yardstick = painter.operators(painted.tile), self.yardstick

@@ -1,4 +1,4 @@
-"""What is off by default acts when asked for: repair, bound, dial, flat tiles, a prompt beside the subject."""
+"""What is off by default acts when asked for: repair, bound, flat tiles, a prompt beside the subject."""
 
 import math
 
@@ -68,13 +68,6 @@ def test_a_bound_on_drift_holds_in_the_finished_picture(job, plain):
     assert worst(held) < worst(free)
     assert same == calls
     assert held.saved["DINO max drift"] == "0.05"
-
-
-def test_probe_tiles_lower_the_denoise_until_drift_is_allowed(job):
-    free, _ = job(drift_map=True)
-    dialled, _ = job(drift_map=True, allowed_drift=0.05)
-    assert worst(dialled) < worst(free)
-    assert nearness(dialled.image) > nearness(free.image) + 1
 
 
 def test_flat_tiles_cost_no_model_call_and_stay_as_they_are(job, plain):

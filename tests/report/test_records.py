@@ -7,8 +7,6 @@ import pytest
 
 from lib_dino.pictures.infotext import infotext, parse_infotext
 from lib_dino.report.records import DRIFT_KEYS, SCHEMA, Report, TileReport, WorstPatch, drift_figures
-from lib_dino.run.dial import Choice
-from lib_dino.run.painter import Painting
 from lib_dino.settings import Settings
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "report.md").read_text(encoding="utf-8")
@@ -39,9 +37,6 @@ def test_every_key_of_the_json_is_documented_and_the_other_way_round():
     assert sorted(documented("report")) == sorted(values)
     assert sorted(documented("drift")) == sorted(values["drift"])
     assert sorted(documented("tile")) == sorted(values["tiles"][0])
-    choice = Choice(Painting(0, 1, 0.4, 0.5, 1.0), 0.1, True)
-    assert sorted(documented("dial")) == sorted(choice.figures(0.2, 0.1))
-    assert values["dial"] is None
     assert sorted(values["worst_patches"][0]) == ["box", "drift", "suspicion"]
     assert f"Schema **{SCHEMA}**" in DOCUMENT and values["schema"] == SCHEMA
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, get_type_hints
 
 from ...errors import SettingsError
-from ...settings import INFOTEXT_VERSION_KEY, PRESETS, Knob, Settings, knobs, preset
+from ...settings import INFOTEXT_VERSION_KEY, PRESETS, RETIRED, Knob, Settings, knobs, preset
 from ...version import __version__
 from ..model.model_files import DEFAULT_MODEL, NO_ADAPTER
 
@@ -117,7 +117,7 @@ class Job:
 
 def all_knobs() -> dict[str, Knob]:
     """Every argument's `Knob` by name, in the order of `FIELDS`."""
-    found = {**knobs(), **HOST_KNOBS}
+    found = {**knobs(), **HOST_KNOBS, **RETIRED}
     return {name: found[name] for name in FIELDS}
 
 
@@ -125,7 +125,7 @@ def default(name: str) -> Any:
     """What the panel shows at first; `enabled` is off."""
     if name in _FLAGS:
         return False
-    if name == "steps":
+    if name == "steps" or name in RETIRED:
         return 0
     return _TEXT_DEFAULTS[name] if name in _TEXT_DEFAULTS else getattr(Settings(), name)
 
@@ -273,7 +273,7 @@ def _other(name: str) -> str | None:
 def pasted(name: str, params: Mapping[str, Any]) -> Any:
     """What a control shows after a picture's saved text was pasted; None leaves it as it is."""
     knob = all_knobs()[name]
-    if knobs()["scale_factor"].key not in params or name in ("enabled", "seed"):
+    if knobs()["scale_factor"].key not in params or name in ("enabled", "seed", *RETIRED):
         return None
     text = params.get(knob.key)
     if text is None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ...settings import PRESETS, preset
+from ...settings import PRESETS, RETIRED, preset
 from ..model import model_files as weights
 from ..model.family import expected_model
 from ..model.model_files import DEFAULT_MODEL
@@ -53,7 +53,8 @@ def build(enabled: Any, *, element_id: Callable[[str], str], img2img: bool) -> P
     # Pressed by the page's script when the picture changes, which no control of the panel notices.
     again = gr.Button("Look again", visible=False, elem_id=element_id("again"))
     _connect(widgets, tab, line, again, "img2img" if img2img else "txt2img")
-    fields = [(widgets[name], _paster(name, widgets[name])) for name in FIELDS if name not in ("enabled", "seed")]
+    silent = ("enabled", "seed", *RETIRED)
+    fields = [(widgets[name], _paster(name, widgets[name])) for name in FIELDS if name not in silent]
     return Panel(widgets, fields)
 
 
@@ -102,7 +103,6 @@ def _faithful_section(widgets: dict[str, Any], make: Callable[..., Any]) -> None
     with gr.Row():
         widgets["repair_tries"] = make("repair_tries")
         widgets["max_drift"] = make("max_drift")
-        widgets["allowed_drift"] = make("allowed_drift")
     widgets["subject_prompt"] = make("subject_prompt")
     with gr.Row():
         widgets["adapter"] = make("adapter", choices=weights.adapter_names())
@@ -118,9 +118,13 @@ def _report_section(widgets: dict[str, Any], make: Callable[..., Any]) -> None:
 
 
 def _tile_section(widgets: dict[str, Any], make: Callable[..., Any]) -> None:
+    import gradio as gr
+
     for name in ("tile_size", "overlap", "tile_batch_size", "skip_flat"):
         widgets[name] = make(name)
     widgets["seed"] = make("seed", visible=False)
+    # Their places among the arguments stay.
+    widgets.update({name: gr.Number(0, label=knob.label, visible=False) for name, knob in RETIRED.items()})
 
 
 def _widget(
@@ -162,7 +166,7 @@ def _bare_widget(name: str, *, element_id: Callable[[str], str], choices: list[s
 
 def _connect(widgets: dict[str, Any], tab: Any, line: Any, again: Any, name_of_tab: str) -> None:
     """The line follows the controls and the picture; a preset fills the controls in."""
-    names = [name for name in FIELDS if name not in _UNSEEN]
+    names = [name for name in FIELDS if name not in (*_UNSEEN, *RETIRED)]
     inputs = [tab, *(widgets[name] for name in names)]
 
     def describe(text: str, *values: Any) -> str:
