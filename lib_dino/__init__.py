@@ -24,7 +24,7 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from .pipeline import Result, compare, upscale
-    from .run.run import Progress
+    from .run.progress import Progress
     from .settings import Settings
 
 __all__ = ["Progress", "Result", "Settings", "__version__", "compare", "upscale"]
@@ -34,5 +34,5 @@ def __getattr__(name: str) -> Any:
     """Import the public names when they are asked for, so that planning needs no torch."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = {"Settings": ".settings", "Progress": ".sampling.tile_model"}.get(name, ".pipeline")
+    home = {"Settings": ".settings", "Progress": ".run.progress"}.get(name, ".pipeline")
     return getattr(import_module(home, __name__), name)

@@ -1,4 +1,4 @@
-"""A batch of tiles as one img2img of the host: `run.Render` on top of `processing.process_images`."""
+"""A batch of tiles as one img2img of the host: `TileModel` on top of `processing.process_images`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ...run.run import TileCorrect
-from ...sampling.correction import Codec
-from ...tiling.plan import Tile
+from ...sampling.correction import Codec, Corrector
+from ...sampling.tile_model import TileBatch
 from ..interrupt import stop_asked
 from ..model.adapter_patch import Conditioner
 from ..model.cfg_callbacks import Batch, Hooks
@@ -27,7 +26,7 @@ INFOTEXT_KEY = "DINO upscale"
 """ControlNet of A1111 takes "upscale" in a key as the sign that a call is for one tile."""
 
 
-class HostRender:
+class WebuiTileModel:
     """img2img of tiles with the model that the host has loaded.
 
     Args:
@@ -37,8 +36,9 @@ class HostRender:
         seed: of the picture.
         prompt, negative_prompt: of the picture, with extra networks in them.
         scripts: those of the user's scripts that act on each tile.
-        acts: whether corrections can change anything.
+        acts: corrections can change something.
         codec: makes the codec from the tiles' latents; None takes the linear map.
+        on_batch: called before every batch.
     """
 
     factor = FACTOR
@@ -56,21 +56,20 @@ class HostRender:
         scripts: Sequence[Any] = (),
         acts: bool = True,
         codec: Callable[[Tensor | None], Codec] | None = None,
+        on_batch: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = str(getattr(p, "sd_model_name", None) or model.family)
         self.tile_px, self.multiple_px, self.channels = model.tile_px, model.multiple_px, model.channels
         self._hooks, self._seed, self._acts = hooks, seed, acts
-        self._codec = codec or functools.partial(LatentCodec, model.family)
+        self._codec: Callable[[Tensor | None], Codec] = codec or functools.partial(LatentCodec, model.family)
+        self._on_batch = on_batch
         self._own = _tile_script()
-        self.conditioner = Conditioner()
-        self._own.conditioner = self.conditioner
+        self._conditioner = Conditioner()
+        self._own.conditioner = self._conditioner
         self._template = tile_job(p)
         self._template.prompt, self._template.negative_prompt = prompt, negative_prompt
         self._template.scripts_value = others.with_scripts(None, [*scripts, self._own])
         self._controlnet = others.ControlNet(scripts, self._template.script_args_value)
-        self._tiles: Sequence[Tile] = ()
-        self._canvas = (0, 0)
-        self.prompt_of: Callable[[Tile], str] | None = None
         self.extra: dict[str, Any] = {}
         self.comments: dict[str, Any] = {}
 
@@ -78,10 +77,6 @@ class HostRender:
     def one_by_one(self) -> bool:
         """Whether tiles must not share a call."""
         return self._controlnet.active
-
-    def starting(self, tiles: Sequence[Tile], size: tuple[int, int]) -> None:
-        """Be told which tiles of a canvas of `size` come next."""
-        self._tiles, self._canvas = tiles, size
 
     def calls(self, denoise: float, steps: int) -> int:
         """Model calls for one tile, as the host's samplers count them.
@@ -91,32 +86,27 @@ class HostRender:
         """
         return model_calls(self._template.sampler_name, denoise=denoise, steps=steps)
 
-    def __call__(
-        self,
-        tiles: Tensor,
-        noise: Tensor,
-        *,
-        denoise: float,
-        steps: int,
-        correct: TileCorrect,
-        called: Callable[[], None],
-    ) -> Tensor | None:
-        """Repaint tiles, as `run.Render` says."""
+    def render(self, batch: TileBatch, corrector: Corrector, on_step: Callable[[], None]) -> Tensor | None:
+        """Repaint tiles, see `TileModel.render`."""
         from modules import devices, processing, shared
 
+        self._on_batch()
         if stop_asked():
             return None
-        q = self._job(tiles, denoise, steps)
-        self._own.noise, self._own.images = TileNoise(noise, shared.device), None
-        count, _, height, width = tiles.shape
+        q = self._job(batch)
+        self._own.noise, self._own.images = TileNoise(batch.noise, shared.device), None
+        count, _, height, width = batch.images.shape
         shape = (count, self.channels, height // FACTOR, width // FACTOR)
-        batch = Batch(q, shape, correct if self._acts else None, self._codec, called, self.conditioner)
+        hooked = Batch(q, shape, corrector if self._acts else None, self._codec, on_step, self._conditioner)
         try:
             with (
-                self._hooks.armed(batch), self.conditioner.installed(q),
+                self._conditioner.conditioned(batch.tokens), self._hooks.armed(hooked), self._conditioner.installed(q),
                 devices.without_autocast(), repeatable(self._seed),
             ):  # fmt: skip
                 processing.process_images(q)
+                images = self._own.images
+                if images is not None and not stop_asked():
+                    self._conditioner.check_looked()
         finally:
             images, self._own.images, self._own.noise = self._own.images, None, None
             q.close()
@@ -124,26 +114,26 @@ class HostRender:
         self.comments.update(q.comments)
         if images is None or stop_asked():
             return None
-        self.conditioner.check_looked()
         return torch.stack([image.detach().cpu().float().clone() for image in images])
 
-    def _job(self, tiles: Tensor, denoise: float, steps: int) -> Any:
+    def _job(self, batch: TileBatch) -> Any:
         q = copy.copy(self._template)
-        q.init_images = [_to_pil(tile) for tile in tiles]
-        q.height, q.width = tiles.shape[-2:]
-        q.batch_size, q.n_iter = len(tiles), 1
-        q.seed, q.subseed = [self._seed] * len(tiles), [0] * len(tiles)
-        q.denoising_strength, q.steps = denoise, steps
-        if self.prompt_of is not None and len(self._tiles) == len(tiles):
-            q.prompt = [self.prompt_of(tile) for tile in self._tiles]
+        count = len(batch.images)
+        q.init_images = [_to_pil(tile) for tile in batch.images]
+        q.height, q.width = batch.images.shape[-2:]
+        q.batch_size, q.n_iter = count, 1
+        q.seed, q.subseed = [self._seed] * count, [0] * count
+        q.denoising_strength, q.steps = batch.denoise, batch.steps
+        if batch.prompts is not None:
+            q.prompt = list(batch.prompts)
         q.extra_generation_params = {INFOTEXT_KEY: "tile"}
         q.override_settings, q.comments = dict(self._template.override_settings), {}
         for name in ("latents_after_sampling", "pixels_after_sampling", "extra_result_images"):
             if hasattr(q, name):
                 setattr(q, name, [])
         q.color_corrections = []
-        if self._controlnet.active and self._tiles:
-            q.script_args_value = self._controlnet.cropped(self._tiles[0], self._canvas)
+        if self._controlnet.active:
+            q.script_args_value = self._controlnet.cropped(batch.boxes[0], batch.canvas_size)
         return q
 
 

@@ -16,20 +16,22 @@ from typing import Any, Final
 import torch
 
 from ...errors import ImageError, ModelError, SettingsError
+from ...run.plan import plan_job
+from ...run.prepare import needs_features
 from ..model import model_files as weights
+from ..model.family import ASSUMED, expected_model
 from ..model.model_files import BUILT_IN_MODEL
 from ..panel.arguments import Job
-from ..panel.limits import check_size
 from . import images as pictures
 from . import other_scripts as others
 from . import progress as screen
 from . import reports
 from .picture import PictureJob
 
-MARK: Final = "_dino_upscale_takeover"
+MARK: Final = "_dino_upscale_generation"
 
 
-class Takeover:
+class UpscaleGeneration:
     """A generation of the host that upscales.
 
     Args:
@@ -49,7 +51,7 @@ class Takeover:
         self._sample: Callable[..., Any] = p.sample
         self._reports = reports.Reports(gallery=job.drift_map, files=job.save_report)
 
-    def install(self) -> None:
+    def begin(self) -> None:
         """Change `p`, so that the host's next `process_images` upscales.
 
         Raises:
@@ -58,21 +60,23 @@ class Takeover:
         p, job = self._p, self._job
         settings = job.settings
         model_name = weights.chosen(settings.dino_model)
-        adapted = settings.adapter and settings.conditions
-        if settings.needs_features or job.subject_prompt or adapted or self._reports.wanted:
+        adapts = bool(settings.adapter) and settings.conditions
+        if needs_features(
+            settings, measures=self._reports.wanted, adapts=adapts, finds_subject=bool(job.subject_prompt)
+        ):
             self._dino = weights.load(model_name)
         saved = {**job.to_infotext(), **self._keys}
         if model_name != BUILT_IN_MODEL or settings.dino_model:
             saved["DINO model"] = model_name
         self._scripts = others.for_tiles(p.scripts, without=self._own) if self._img2img else []
         if self._img2img:
-            self._install_img2img()
+            self._begin_img2img()
             saved["Denoising strength"] = str(settings.denoise)
         self._set("extra_generation_params", {**p.extra_generation_params, **saved})
         self._set("sample", self._sample_guarded)
         self._set(MARK, self)
 
-    def _install_img2img(self) -> None:
+    def _begin_img2img(self) -> None:
         p, job = self._p, self._job
         sizes = {image.size for image in p.init_images or ()}
         if len(sizes) != 1:
@@ -83,7 +87,7 @@ class Takeover:
                 else "init_images: there is no picture to upscale."
             )
         width, height = sizes.pop()
-        self._size = check_size(job.settings, (height, width))
+        self._size = plan_job(job.settings, (height, width), expected_model() or ASSUMED).target_size
         for text in others.notices(p.scripts, p.script_args or ()):
             screen.comment(p, text)
         if getattr(p, "refiner_checkpoint", None) not in (None, "", "None", "none"):
@@ -139,7 +143,7 @@ class Takeover:
 
     def _sample_guarded(self, *args: Any, **kwargs: Any) -> Any:
         try:
-            with loud(self._p):
+            with as_http_422(self._p):
                 return self._upscaled(*args, **kwargs)
         except BaseException:
             # Whoever catches it gets the generation back as it was.
@@ -161,8 +165,7 @@ class Takeover:
             with job.hooks.installed():
                 for i in range(count):
                     source = pictures.source_of(p, i) if made is None else made[i : i + 1]
-                    size = check_size(self._job.settings, (source.shape[-2], source.shape[-1]))
-                    results.append(pictures.for_truncation(job.upscale(source, size, i, int(kwargs["seeds"][i]))))
+                    results.append(pictures.for_truncation(job.upscale(source, i, int(kwargs["seeds"][i]))))
         screen.done()
         return results
 
@@ -182,7 +185,7 @@ def _prompt_history_kept() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def loud(p: Any) -> Iterator[None]:
+def as_http_422(p: Any) -> Iterator[None]:
     """What a user can put right reaches the API as 422 with the field's name."""
     try:
         yield

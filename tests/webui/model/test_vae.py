@@ -27,7 +27,7 @@ def host(request, tmp_path, monkeypatch):
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
     # Without the last pass in pixels, which would make up for all that is missing.
-    monkeypatch.setattr("lib_dino.run.run.back_project", lambda image, source, **more: image)
+    monkeypatch.setattr("lib_dino.run.finish.back_project", lambda image, source, **more: image)
     render._tile_script_class.cache_clear()
     return held
 
