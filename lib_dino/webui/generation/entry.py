@@ -11,7 +11,7 @@ from ...errors import SettingsError
 from ..panel.arguments import TITLE, Job, Request, parse
 from ..panel.host_choices import choices
 from ..panel.xyz_plot import OVERRIDES
-from . import other_scripts as others
+from ..tiles import other_scripts as others
 from .request import check_request
 from .upscale_generation import MARK, UpscaleGeneration, as_http_422
 
@@ -37,8 +37,8 @@ def run_as_script(p: Any, script: Any, args: Sequence[Any], *, own: Sequence[typ
             q.scripts_value = others.without(q.scripts_value, own)
             return processing.process_images(q)
         # The key brings the script back when the picture's text is pasted.
-        upscaling = UpscaleGeneration(q, job, own=own, keys={"Script": TITLE})
-        upscaling.begin()
+        upscaling = UpscaleGeneration(q, job)
+        upscaling.begin(own=own, keys={"Script": TITLE})
         _begin(q)
         try:
             processed = processing.process_images(q)
@@ -60,7 +60,7 @@ def begin(p: Any, args: Sequence[Any], *, own: Sequence[type]) -> None:
         with as_http_422(p):
             job = job_of(p, args, enabled=False)
             if job.enabled:
-                UpscaleGeneration(p, job, own=own, keys={}).begin()
+                UpscaleGeneration(p, job).begin(own=own, keys={})
                 _begin(p)
     except Exception as error:
         _fail_later(p, error)

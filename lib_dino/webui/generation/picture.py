@@ -6,13 +6,12 @@ import copy
 import functools
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from torch import Tensor
 
 from ...adapter.conditioning import ImageTokens
-from ...adapter.injection import Adapter
 from ...measure.regions import Subject
 from ...networks.dinov2 import Dinov2
 from ...pictures.picture import Picture
@@ -22,20 +21,15 @@ from ...run.plan import plan_job
 from ...run.prepare import Prepared, prepare
 from ...run.progress import Progress
 from ...run.tiles import Conditions
-from ...sampling.correction import Codec
 from ...settings import MAX_SEED, Settings
 from ...tiling.plan import Tile
 from .. import interrupt
-from ..model import adapter_patch as adapters
-from ..model import model_files as weights
 from ..model.cfg_callbacks import Hooks
-from ..model.family import model_facts
-from ..model.vae import AutoencoderCodec, HostVae, tiny_autoencoder
 from ..panel.arguments import NO_UPSCALER, TITLE, Job
-from . import images as pictures
-from . import progress as screen
+from ..tiles.loaded_model import loaded_model
+from ..tiles.tile_img2img import WebuiTileModel
+from . import images, progress
 from .reports import Reports
-from .tile_img2img import WebuiTileModel
 
 _IN_LOOP: Final = "DINO consistency in loop"
 """Saved with the picture."""
@@ -67,27 +61,15 @@ class PictureJob:
     """
 
     def __init__(
-        self, p: Any, job: Job, shown: screen.Screen, dino: Dinov2 | None, scripts: Sequence[Any], reports: Reports
+        self, p: Any, job: Job, shown: progress.Screen, dino: Dinov2 | None, scripts: Sequence[Any], reports: Reports
     ) -> None:
-        self._reports = reports
-        self._p, self._job, self._screen, self._dino, self._scripts = p, job, shown, dino, scripts
-        self._model = model_facts(p.sd_model)
-        self._vae: HostVae | None = None
-        self._codec = self._autoencoder()
+        self._p, self._job, self._screen, self._dino = p, job, shown, dino
+        self._scripts, self._reports = scripts, reports
+        self._loaded = loaded_model(p.sd_model, job.settings, dino)
         alphas = getattr(p.sd_model, "alphas_cumprod", None)
-        self._adapter = self._load_adapter()
-        self.hooks = Hooks(self._model, alphas, stop=interrupt.stop_softly_asked, after=shown.keep)
-
-    def _load_adapter(self) -> Adapter | None:
-        from modules import shared
-
-        settings = self._job.settings
-        if self._dino is None or not (settings.adapter and settings.conditions):
-            return None
-        path = weights.adapter_file(settings.adapter)
-        adapter = adapters.load(path, path.stat().st_mtime, self._dino, str(shared.device))
-        adapters.check(adapter, self._p.sd_model, self._model)
-        return adapter
+        self.hooks = Hooks(self._loaded.facts, alphas, stop=interrupt.stop_softly_asked, after=shown.keep)
+        if self._loaded.tiny:
+            p.extra_generation_params[_IN_LOOP] = True
 
     def upscale(self, source: Tensor, i: int, seed: int) -> Tensor:
         """The result, (1, 3, *target size) in [0, 1].
@@ -120,25 +102,26 @@ class PictureJob:
             outcome = report_on(prepared, model, finished, measures=True, seconds=time.perf_counter() - started)
             picture = Picture(finished.image)
             self._reports.add(p, i, Result(picture, outcome.report, settings, outcome.maps, Picture(source)))
-        self._pass_on(model, events(prepared, finished))
+        self._say(events(prepared, finished))
         return finished.image
 
     def _prepared(self, source: Tensor, settings: Settings) -> Prepared:
         p, job = self._p, self._job
-        plan = plan_job(settings, (source.shape[-2], source.shape[-1]), self._model)
+        plan = plan_job(settings, (source.shape[-2], source.shape[-1]), self._loaded.facts)
         if job.upscaler != NO_UPSCALER:
             self._screen.text(f"{TITLE}: enlarging with {job.upscaler}")
         return prepare(
             source, plan, settings, dino=self._dino,
-            enlarged=pictures.enlarged(source, plan.target_size, job.upscaler),
-            mask=pictures.mask_of(p, plan.target_size),
+            enlarged=images.enlarged(source, plan.target_size, job.upscaler),
+            mask=images.mask_of(p, plan.target_size),
         )  # fmt: skip
 
     def _conditions(self, prepared: Prepared, number: int) -> Conditions:
         """Adapter tokens and prompts of the tiles."""
         job, tokens, prompts = self._job, None, None
-        if self._adapter is not None and self._dino is not None:
-            tokens = ImageTokens(self._adapter, self._dino, prepared.source, job.settings.adapter_strength)
+        adapter = self._loaded.adapter
+        if adapter is not None and self._dino is not None:
+            tokens = ImageTokens(adapter, self._dino, prepared.source, job.settings.adapter_strength)
         if job.subject_prompt and prepared.meter is not None:
             grid = prepared.meter.extract(prepared.source)
             subject = Subject(grid, prepared.source, prepared.target_size)
@@ -147,11 +130,11 @@ class PictureJob:
         return Conditions(tokens, prompts)
 
     def _tile_model(self, n: int, seed: int) -> WebuiTileModel:
-        p, settings = self._p, self._job.settings
+        p = self._p
         return WebuiTileModel(
-            self._like_tiles(), self._model, self.hooks, seed=seed, prompt=p.all_prompts[n],
-            negative_prompt=p.all_negative_prompts[n], scripts=self._scripts,
-            acts=settings.guides or settings.consistency > 0, codec=self._codec, on_batch=self._screen.begin_batch,
+            self._like_tiles(), self._loaded.facts, self.hooks, self._loaded.codec, seed=seed,
+            prompt=p.all_prompts[n], negative_prompt=p.all_negative_prompts[n], scripts=self._scripts,
+            on_batch=self._screen.begin_batch, on_done=self._keep_notes,
         )  # fmt: skip
 
     def _like_tiles(self) -> Any:
@@ -164,40 +147,28 @@ class PictureJob:
             q.scheduler = self._job.scheduler
         return q
 
-    def _autoencoder(self) -> Callable[[Tensor | None], Codec] | None:
-        """Makes codecs that are exact enough for consistency inside the loop; None where there is no such thing."""
-        from modules import shared
-
-        if not self._job.settings.consistency:
-            return None
-        networks = tiny_autoencoder(self._model) if shared.opts.data.get(weights.OPTION_TINY, True) else None
-        if networks is not None:
-            self._p.extra_generation_params[_IN_LOOP] = True
-            return lambda latents: AutoencoderCodec(networks, self._model.family, latents)
-        if shared.opts.data.get(weights.OPTION_VAE, False):
-            self._vae = vae = HostVae(self._p.sd_model)
-            return lambda latents: AutoencoderCodec(vae.for_tiles(latents), self._model.family, latents)
-        return None
-
-    def _on_progress(self, per_batch: int, progress: Progress) -> None:
-        if progress.canvas is not None:
-            if not progress.call:
-                self._screen.plan(progress.calls // max(1, per_batch), per_batch)
-            self._screen.show(progress.canvas, always=not progress.call)
+    def _on_progress(self, per_batch: int, event: Progress) -> None:
+        if event.canvas is not None:
+            if not event.call:
+                self._screen.plan(event.calls // max(1, per_batch), per_batch)
+            self._screen.show(event.canvas, always=not event.call)
             return
-        redone = f", {progress.redone} redone" if progress.redone else ""
-        self._screen.text(f"{TITLE}: tile {min(progress.tile + 1, progress.tiles)}/{progress.tiles}{redone}")
+        redone = f", {event.redone} redone" if event.redone else ""
+        self._screen.text(f"{TITLE}: tile {min(event.tile + 1, event.tiles)}/{event.tiles}{redone}")
 
-    def _pass_on(self, model: WebuiTileModel, sentences: Iterable[str]) -> None:
-        """Hand what the tiles' scripts wrote down to the picture, and what happened to the user."""
-        p = self._p
-        for key, value in model.extra.items():
-            p.extra_generation_params.setdefault(key, value)
-        if isinstance(getattr(p, "comments", None), dict):
-            p.comments.update(model.comments)
-        if self._vae is not None and self._vae.used:
-            p.extra_generation_params[_IN_LOOP] = "VAE"
-        if self._vae is not None and self._vae.left_out:
-            screen.comment(p, f"{TITLE}: {self._vae.left_out}")
+    def _keep_notes(self, parameters: dict[str, Any], comments: dict[str, Any]) -> None:
+        """Hand what the tiles' scripts wrote down to the picture."""
+        for key, value in parameters.items():
+            self._p.extra_generation_params.setdefault(key, value)
+        if isinstance(getattr(self._p, "comments", None), dict):
+            self._p.comments.update(comments)
+
+    def _say(self, sentences: Iterable[str]) -> None:
+        """Put a line for each thing that happened below the picture."""
+        vae = self._loaded.vae
+        if vae is not None and vae.used:
+            self._p.extra_generation_params[_IN_LOOP] = "VAE"
+        if vae is not None and vae.left_out:
+            progress.comment(self._p, f"{TITLE}: {vae.left_out}")
         for text in sentences:
-            screen.comment(p, f"{TITLE}: {text[0].lower()}{text[1:]}")
+            progress.comment(self._p, f"{TITLE}: {text[0].lower()}{text[1:]}")

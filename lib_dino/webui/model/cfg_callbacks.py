@@ -35,7 +35,7 @@ class Batch:
         owner: the host's processing object of these tiles; calls for another one are not ours.
         shape: (B, C, h, w) of its latents.
         corrector: what is to be done to predicted clean tiles; None leaves every value as it is.
-        codec: makes the codec from the source's tiles as latents.
+        codec: makes the codec from the source's tiles as latents; None with no corrector.
         on_step: called after every model call.
         conditioner: told before every model call, for it has to know what rows the UNet will see.
     """
@@ -43,7 +43,7 @@ class Batch:
     owner: Any
     shape: tuple[int, ...]
     corrector: Corrector | None
-    codec: Callable[[Tensor | None], Codec]
+    codec: Callable[[Tensor | None], Codec] | None
     on_step: Callable[[], None]
     conditioner: Conditioner | None = None
 
@@ -154,10 +154,10 @@ class Hooks:
                 a = self._alpha(call.sigma)
                 ratio = (1 / a - 1) ** 0.5
                 clean = clean_from_noise(given, call.x.clone().float(), a)
+            assert batch.corrector is not None and batch.codec is not None
             if self._codec is None:
                 start = getattr(batch.owner, "init_latent", None)
                 self._codec = batch.codec(None if start is None else start.clone().float())
-            assert batch.corrector is not None
             corrected = batch.corrector(clean, ratio, self._codec)
             if corrected is clean or torch.equal(corrected, clean):
                 return out

@@ -16,9 +16,9 @@ from lib_dino.networks.dinov2 import Dinov2
 from lib_dino.networks.dinov2_weights import Weights
 from lib_dino.report.records import DRIFT_KEYS
 from lib_dino.webui.generation import entry, upscale_generation
-from lib_dino.webui.generation import tile_img2img as render
 from lib_dino.webui.model import model_files as weights
 from lib_dino.webui.model.cfg_callbacks import GuidanceError
+from lib_dino.webui.tiles import tile_img2img as render
 
 SMALL = {"tile_size": 64, "overlap": 16}
 

@@ -13,9 +13,9 @@ from standin.host import generation
 from lib_dino.measure.quality import psnr
 from lib_dino.tiling.resample import resize
 from lib_dino.webui.generation import entry
-from lib_dino.webui.generation import tile_img2img as render
 from lib_dino.webui.model import model_files as weights
 from lib_dino.webui.model.vae import HostVae
+from lib_dino.webui.tiles import tile_img2img as render
 
 PLAIN = {"clean_source": 0, "tile_size": 64, "overlap": 16, "dino_enabled": False, "denoise": 0.5, "steps": 12}
 KEY = "DINO consistency in loop"
