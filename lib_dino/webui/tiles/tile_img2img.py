@@ -50,7 +50,7 @@ class WebuiTileModel:
         on_done: Callable[[dict[str, Any], dict[str, Any]], None] = lambda parameters, comments: None,
     ) -> None:
         self.name = str(getattr(p, "sd_model_name", None) or facts.family)
-        self._facts, self._hooks, self._codec, self._on_batch, self._on_done = facts, hooks, codec, on_batch, on_done
+        self._hooks, self._codec, self._on_batch, self._on_done = hooks, codec, on_batch, on_done
         self._own = _tile_script()
         self._jobs = TileJobs(
             p, seed=seed, prompt=prompt, negative_prompt=negative_prompt, scripts=scripts, own=self._own
