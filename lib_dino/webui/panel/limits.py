@@ -1,4 +1,4 @@
-"""How large a job may be; needs no torch, so that the panel can say it beforehand."""
+"""Largest and smallest jobs; needs no torch, so that the panel can tell beforehand."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def check_size(settings: Settings, size: tuple[int, int], *, tile_px: int = 512)
     height, width = settings.target_size(size)
     if max(height, width) <= 8:
         raise SettingsError(
-            f"The result must have more than 8 px along one side: it would be {width} x {height} px, and models see "
-            f"8 px as one. Raise the scale or take a larger picture.",
+            f"The result must be more than 8 px on one side: it would be {width} x {height} px, which is one pixel to "
+            f"a model. Raise the scale or take a larger picture.",
             field="scale_factor", value=settings.scale_factor, limit="more than 8 px along one side",
         )  # fmt: skip
     if height * width > MAX_PIXELS:
@@ -39,8 +39,8 @@ def check_size(settings: Settings, size: tuple[int, int], *, tile_px: int = 512)
     plan = planned(settings, (height, width), tile_px=tile_px, multiple_px=8)
     if len(plan) > MAX_TILES:
         raise SettingsError(
-            f"At most {MAX_TILES} tiles are worked on: there would be {len(plan)} of {plan.tile[0]} px. Raise the "
-            f"tile size or lower the overlap.",
+            f"A job may have at most {MAX_TILES} tiles: this one has {len(plan)} of {plan.tile[0]} px. Raise the tile "
+            f"size or lower the overlap.",
             field="tile_size", value=settings.tile_size, limit=f"{MAX_TILES} tiles",
         )  # fmt: skip
     return height, width
