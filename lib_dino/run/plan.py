@@ -69,8 +69,8 @@ def plan_target(settings: Settings, target: tuple[int, int], model: TileFacts) -
     height, width = target
     if model.factor > 1 and max(target) <= model.factor:
         raise SettingsError(
-            f"The result must have more than {model.factor} px along one side: it would be {width} x {height} px, and "
-            f"the model sees {model.factor} px as one. Raise the scale or take a larger picture.",
+            f"The result must be more than {model.factor} px on one side: it would be {width} x {height} px, which is "
+            f"one pixel to the model. Raise the scale or take a larger picture.",
             field="scale_factor", value=settings.scale_factor, limit=f"more than {model.factor} px along one side",
         )  # fmt: skip
     if height * width > MAX_PIXELS:
@@ -88,7 +88,7 @@ def plan_target(settings: Settings, target: tuple[int, int], model: TileFacts) -
     )
     if len(tiles) > MAX_TILES:
         raise SettingsError(
-            f"At most {MAX_TILES} tiles are worked on: there would be {len(tiles)} of {tiles.tile[0]} px. Raise the "
+            f"A job may have at most {MAX_TILES} tiles: this one has {len(tiles)} of {tiles.tile[0]} px. Raise the "
             f"tile size or lower the overlap.",
             field="tile_size", value=settings.tile_size, limit=f"{MAX_TILES} tiles",
         )  # fmt: skip

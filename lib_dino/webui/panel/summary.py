@@ -1,4 +1,4 @@
-"""What a job will do, from the controls alone: one line for the user, and the tiles for the page to draw."""
+"""Forecast of a job from the controls alone: one line for the user, and the tiles for the page to draw."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from typing import Any
 
 from ...errors import DinoError
 from ...run.plan import JobPlan, plan_job
-from ...settings import Settings
+from ...settings import Settings, knobs
 from ...tiling.plan import TilePlan
+from ...webui_settings import webui_knobs
 from ..model.family import ASSUMED, Model, model_calls
-from .arguments import SAME_SAMPLER, Request, parse
+from .arguments import Request, parse
 
 
 @dataclass(frozen=True)
 class Tab:
-    """What the page says about its tab.
+    """Facts that the page gives about its tab.
 
     Attributes:
         size: (height, width) of the picture to upscale, pixels; None where there is none.
@@ -56,11 +57,11 @@ def _whole(value: object) -> int | None:
 
 @dataclass(frozen=True)
 class Outlook:
-    """What a job will do.
+    """Forecast of a job.
 
     Attributes:
-        line: in words; or what is wrong.
-        tab: what was known of the tab.
+        line: in words; or the error.
+        tab: facts it rests on.
         target: (height, width) of the result, pixels; None where that is not known.
         plan: its tiles; likewise.
     """
@@ -104,14 +105,15 @@ def outlook(
         model: the one that will be used; None where it cannot be told.
         calls: calls of the model for one tile, as `model.model_calls` counts them.
     """
-    known = {name: value for name, value in values.items() if name not in ("sampler_name", "scheduler")}
+    known = {name: values[name] for name in knobs() if name in values}
     chosen = values.get("sampler_name")
-    sampler = tab.sampler_name if chosen in (None, "", SAME_SAMPLER) else str(chosen)
+    is_tabs_own = chosen == "" or webui_knobs()["sampler_name"].is_open(chosen)
+    sampler = tab.sampler_name if is_tabs_own else str(chosen)
     assumed = model or ASSUMED
     try:
         settings = parse([known], request=Request(steps=tab.steps), choices={}, enabled=True).settings
         if tab.size is None:
-            return Outlook("Put in a picture to see the size of the result, the tiles and the model calls.", tab)
+            return Outlook("Add a picture to see the size of the result, the tiles and the model calls.", tab)
         job = plan_job(settings, tab.size, assumed)
         each = calls(sampler, denoise=settings.denoise, steps=settings.steps)
     except DinoError as error:
@@ -135,6 +137,6 @@ def _about(settings: Settings, model: Model | None) -> str:
     if settings.tile_size:
         return ""
     if model is None:
-        return f" The tiles are those for SD 1.5 ({ASSUMED.tile_px} px); what model will be loaded cannot be told yet."
+        return f" Tiles as for SD 1.5 ({ASSUMED.tile_px} px); the model is not known yet."
     names = {"sd1": "SD 1.5", "sdxl": "SDXL", "sd3": "SD 3", "flux": "FLUX"}
     return f" Tile size for {names[model.family]}."

@@ -52,7 +52,7 @@ def test_tiles_of_a_batch_share_their_calls():
 def test_an_open_tile_size_follows_the_model_and_says_so():
     assert said({}, model=XL).plan.tile == (960, 1024)
     assert "SDXL" in said({}, model=XL).line
-    assert "cannot be told" in said({}).line and said({}).plan.tile == (512, 512)
+    assert "not known yet" in said({}).line and said({}).plan.tile == (512, 512)
     assert "SD 1.5" not in said({"tile_size": 512}).line
     assert said({}, of=tab(100, 100), model=FLUX).plan.size == (208, 208)
 
@@ -69,7 +69,7 @@ def test_what_would_be_refused_is_said_beforehand_and_draws_nothing(values, word
 
 
 def test_without_a_picture_the_line_asks_for_one():
-    assert "Put in a picture" in said({}, of=Tab()).line
+    assert "Add a picture" in said({}, of=Tab()).line
     assert "data-tops" not in said({}, of=Tab()).to_html()
 
 
