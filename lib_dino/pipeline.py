@@ -16,9 +16,8 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from .adapter.conditioning import Conditioning
 from .adapter.diffusers_unet import check_fits, injected, shapes
-from .adapter.injection import Adapter
+from .adapter.injection import Adapter, Conditioning
 from .adapter.load import load_adapter
 from .errors import AdapterError
 from .networks.dinov2 import Dinov2, load_dinov2
@@ -101,7 +100,7 @@ def upscale(
     model = _model(model)
     if dino is None and (settings.needs_features or settings.conditions or measure):
         dino = _features(settings.dino_model or None)
-    condition = _conditioning(settings, model, dino, picture) if settings.conditions else None
+    condition = _conditioning(settings, model, dino) if settings.conditions else None
     run = Run(
         picture.pixels, target_size, settings, model, dino, measure=measure, progress=progress,
         saved=_grey_eight_bit if picture.grey else eight_bit, condition=condition,
@@ -178,14 +177,14 @@ def _features(source: str | None) -> Dinov2:
     return load_dinov2(source)
 
 
-def _conditioning(settings: Settings, model: Render, dino: Dinov2 | None, picture: Picture) -> Conditioning:
+def _conditioning(settings: Settings, model: Render, dino: Dinov2 | None) -> Conditioning:
     assert dino is not None, "an adapter needs the feature network it was trained with"
     if not isinstance(model, EmbeddedRender):
         raise AdapterError(f"Adapters act on the embedded denoiser alone, not on {model.name}. Set its strength to 0.")
     adapter = _adapter(settings.adapter or None, dino)
     check_fits(adapter, shapes(model.unet), base="embedded", model=model.name)
     return Conditioning(
-        adapter, dino, picture.pixels, settings.adapter_strength, model.cell_px, functools.partial(injected, model.unet)
+        adapter, dino, settings.adapter_strength, model.cell_px, functools.partial(injected, model.unet)
     )
 
 

@@ -11,8 +11,7 @@ from typing import Any, Final
 
 from torch import Tensor
 
-from ...adapter.conditioning import Conditioning
-from ...adapter.injection import Adapter
+from ...adapter.injection import Adapter, Conditioning
 from ...measure.regions import Subject
 from ...networks.dinov2 import Dinov2
 from ...pictures.picture import Picture
@@ -108,7 +107,7 @@ class PictureJob:
         run = Run(
             source, size, settings, render, self._dino, enlarged=pictures.enlarged(source, size, job.upscaler),
             progress=self._told, preview=self._screen.show, mask=pictures.mask_of(p, size),
-            starting=lambda tiles: self._starting(render, tiles, run), condition=self._condition(source, render),
+            starting=lambda tiles: self._starting(render, tiles, run), condition=self._condition(render),
             measure=self._reports.wanted,
         )  # fmt: skip
         started = time.perf_counter()
@@ -144,7 +143,7 @@ class PictureJob:
             acts=self._job.settings.guides or self._job.settings.consistency > 0, codec=self._codec,
         )  # fmt: skip
 
-    def _condition(self, source: Tensor, render: HostRender) -> Conditioning | None:
+    def _condition(self, render: HostRender) -> Conditioning | None:
         """What shows the UNet the adapter's tokens; None without an adapter.
 
         Raises:
@@ -153,7 +152,7 @@ class PictureJob:
         if self._adapter is None or self._dino is None:
             return None
         strength = self._job.settings.adapter_strength
-        return Conditioning(self._adapter, self._dino, source, strength, None, render.conditioner.conditioned)
+        return Conditioning(self._adapter, self._dino, strength, None, render.conditioner.conditioned)
 
     def _like_tiles(self) -> Any:
         """What the tiles take after: in txt2img with the upscaling's own sampler."""
