@@ -16,9 +16,8 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from .adapter.conditioning import ImageTokens
 from .adapter.diffusers_unet import check_fits, shapes
-from .adapter.injection import Adapter
+from .adapter.injection import Adapter, ImageTokens
 from .adapter.load import load_adapter
 from .errors import AdapterError
 from .networks.dinov2 import Dinov2, load_dinov2
@@ -106,7 +105,7 @@ def upscale(
     plan = plan_job(settings, picture.size, model)
     if dino is None and needs_features(settings, measures=measure, adapts=settings.conditions):
         dino = _features(settings.dino_model or None)
-    tokens = _image_tokens(settings, model, dino, picture) if settings.conditions else None
+    tokens = _image_tokens(settings, model, dino) if settings.conditions else None
     started = time.perf_counter()
     with torch.no_grad():
         job = prepare(picture.pixels, plan, settings, dino=dino)
@@ -195,13 +194,13 @@ def _features(source: str | None) -> Dinov2:
     return load_dinov2(source)
 
 
-def _image_tokens(settings: Settings, model: TileModel, dino: Dinov2 | None, picture: Picture) -> ImageTokens:
+def _image_tokens(settings: Settings, model: TileModel, dino: Dinov2 | None) -> ImageTokens:
     assert dino is not None, "an adapter needs the feature network it was trained with"
     if not isinstance(model, PixelTileModel):
         raise AdapterError(f"Adapters act on the embedded denoiser alone, not on {model.name}. Set its strength to 0.")
     adapter = _adapter(settings.adapter or None, dino)
     check_fits(adapter, shapes(model.unet), base="embedded", model=model.name)
-    return ImageTokens(adapter, dino, picture.pixels, settings.adapter_strength)
+    return ImageTokens(adapter, dino, settings.adapter_strength)
 
 
 @functools.lru_cache(maxsize=1)

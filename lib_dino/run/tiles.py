@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..adapter.conditioning import ImageTokens
+from ..adapter.injection import ImageTokens
 from ..errors import SettingsError
 from ..measure.drift import TileDrift
 from ..sampling.consistency import FINAL_ITERATIONS, tile_pull

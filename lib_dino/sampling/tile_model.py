@@ -8,7 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from ..adapter.conditioning import Injection
+from ..adapter.injection import Injection
 from ..tiling.plan import Tile
 from .correction import Corrector
 

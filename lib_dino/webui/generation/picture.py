@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from torch import Tensor
 
-from ...adapter.conditioning import ImageTokens
+from ...adapter.injection import ImageTokens
 from ...measure.regions import Subject
 from ...networks.dinov2 import Dinov2
 from ...pictures.picture import Picture
@@ -121,7 +121,7 @@ class PictureJob:
         job, tokens, prompts = self._job, None, None
         adapter = self._loaded.adapter
         if adapter is not None and self._dino is not None:
-            tokens = ImageTokens(adapter, self._dino, prepared.source, job.settings.adapter_strength)
+            tokens = ImageTokens(adapter, self._dino, job.settings.adapter_strength)
         if job.subject_prompt and prepared.meter is not None:
             grid = prepared.meter.extract(prepared.source)
             subject = Subject(grid, prepared.source, prepared.target_size)
