@@ -10,7 +10,7 @@ from lib_dino.cli.parser import EXAMPLE
 from lib_dino.measure.quality import psnr
 from lib_dino.networks import cleaner as clean
 from lib_dino.pictures.picture import read_picture
-from lib_dino.run.prepare import estimate_noise, make_reference
+from lib_dino.run.prepare import estimate_noise, make_reference, needs_features
 from lib_dino.sampling.correction import PixelCodec
 from lib_dino.settings import Settings
 from lib_dino.tiling.resample import resize
@@ -133,3 +133,21 @@ def test_noise_is_measured_where_the_picture_is_quiet(generator):
         assert 0.75 * sigma < estimate_noise(noisy) < 1.15 * sigma
     assert estimate_noise(base) < 1e-4
     assert estimate_noise(torch.rand(1, 3, 4, 4, generator=generator)) == 0
+
+@pytest.mark.parametrize(
+    ("settings", "asked", "needs"),
+    [
+        ({}, {}, True),
+        ({"dino_strength": 0.0}, {}, False),
+        ({"dino_enabled": False}, {}, False),
+        ({"dino_enabled": False, "repair_tries": 1}, {}, True),
+        ({"dino_enabled": False, "max_drift": 0.1}, {}, True),
+        ({"dino_enabled": False, "skip_flat": True}, {}, True),
+        ({"dino_enabled": False}, {"measures": True}, True),
+        ({"dino_enabled": False}, {"adapts": True}, True),
+        ({"dino_enabled": False}, {"finds_subject": True}, True),
+    ],
+)
+def test_features_are_needed_for_whatever_looks_at_them_and_for_nothing_else(settings, asked, needs):
+    given = {"measures": False, "adapts": False, **asked}
+    assert needs_features(Settings(**settings), **given) is needs
