@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lib_dino.networks.dinov2 import Dinov2, load_dinov2
+from lib_dino.networks.edit_detector import DetailHead, HeadShape
 from lib_dino.pictures.picture import Picture
 from lib_dino.report.maps import Heat
 from lib_dino.report.records import Report, TileReport
@@ -73,3 +74,11 @@ class FakeModel:
             clean = correct(clean, ratio, PixelCodec())
             called()
         return (clean + 1) / 2
+
+
+def random_head(dino, **shape):
+    """An edit detector of random weights for `dino`."""
+    torch.manual_seed(3)
+    head = DetailHead(HeadShape(dino.dim, (1, 3), width=8, pixels=4, **shape))
+    torch.nn.init.normal_(head.out.weight)
+    return head.eval().requires_grad_(False)
