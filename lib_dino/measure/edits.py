@@ -11,7 +11,7 @@ from torch import Tensor
 from ..networks.dinov2 import Dinov2
 from ..networks.dinov2_weights import PATCH_PX
 from ..networks.edit_detector import DetailHead
-from ..tiling.padding import mirrored
+from ..tiling.padding import pad_symmetric
 from ..tiling.resample import TileOperators
 from .features import normalised
 
@@ -43,8 +43,8 @@ def detail_logits(
     reference = plain[..., y + rows.start : y + rows.stop, x + cols.start : x + cols.stop].to(made)
     size = (residual.shape[-2], residual.shape[-1])
     below, right = -size[0] % PATCH_PX, -size[1] % PATCH_PX
-    given = mirrored(made[..., rows, cols], below, right)
-    reference, residual = (mirrored(image, below, right) for image in (reference, residual))
+    given = pad_symmetric(made[..., rows, cols], below, right)
+    reference, residual = (pad_symmetric(image, below, right) for image in (reference, residual))
     grid = (given.shape[-2] // PATCH_PX, given.shape[-1] // PATCH_PX)
     drift, trust = (F.interpolate(v[:, None], size=grid, mode="bilinear")[:, 0] for v in (over, weight))
     tokens = tokens_at(dino, torch.cat([given, reference]), head.shape.layers) if head.shape.tokens else None

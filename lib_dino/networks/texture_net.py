@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from ..sampling.consistency import soft
 from ..tiling.chunks import windows
-from ..tiling.padding import surrounded
+from ..tiling.padding import pad_reflect
 from ..tiling.resample import resize
 from .weights_file import load_net, save_net
 
@@ -106,7 +106,7 @@ def blurred(image: Tensor, sigma: float) -> Tensor:
     radius = int(3 * sigma) + 1
     taps = torch.exp(-torch.arange(-radius, radius + 1.0, device=image.device).square() / (2 * sigma**2))
     taps = (taps / taps.sum()).view(1, 1, 1, -1)
-    padded = surrounded(image, radius)
+    padded = pad_reflect(image, radius)
     out: Tensor = F.conv2d(F.conv2d(padded, taps), taps.transpose(2, 3))
     return out
 
@@ -221,7 +221,7 @@ def with_texture(
     fine = unseen(image.float(), source_size)
     both = torch.cat([texture.log, TRUST * texture.spread])
     large = F.interpolate(both, size=size, mode="bilinear", align_corners=False)
-    around, wanted = surrounded(fine, margin), surrounded(large, margin)
+    around, wanted = pad_reflect(fine, margin), pad_reflect(large, margin)
     out = image.float() - fine
     for window in windows(size, side=WINDOW_PX, margin=0):
         rows, cols = (slice(span.start, span.stop + 2 * margin) for span in (window.rows, window.cols))

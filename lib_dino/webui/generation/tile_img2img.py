@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
+from ...pictures.pixels import to_image
 from ...run.run import TileCorrect
 from ...sampling.correction import Codec
 from ...tiling.plan import Tile
@@ -129,7 +129,7 @@ class HostRender:
 
     def _job(self, tiles: Tensor, denoise: float, steps: int) -> Any:
         q = copy.copy(self._template)
-        q.init_images = [_to_pil(tile) for tile in tiles]
+        q.init_images = [to_image(tile) for tile in tiles]
         q.height, q.width = tiles.shape[-2:]
         q.batch_size, q.n_iter = len(tiles), 1
         q.seed, q.subseed = [self._seed] * len(tiles), [0] * len(tiles)
@@ -178,11 +178,6 @@ def tile_job(p: Any) -> Any:
         script_args_value=list(p.script_args or []),
     )  # fmt: skip
     return q
-
-
-def _to_pil(tile: Tensor) -> Image.Image:
-    values = (tile.clamp(0, 1) * 255).round().to(torch.uint8)
-    return Image.fromarray(values.permute(1, 2, 0).cpu().numpy())
 
 
 def _tile_script() -> Any:
