@@ -50,10 +50,11 @@ from planted import (  # noqa: E402
 
 from lib_dino.measure.calibration import Calibration, Thresholds, files_beside, save_thresholds  # noqa: E402
 from lib_dino.measure.drift import TileDrift, Yardstick, make_target, mean_feature, patch_drift, spread  # noqa: E402
+from lib_dino.measure.edits import pixel_channels, seen_channels, tokens_at  # noqa: E402
 from lib_dino.measure.features import feature_grid  # noqa: E402
 from lib_dino.networks.denoiser import load_denoiser  # noqa: E402
 from lib_dino.networks.dinov2 import Dinov2, load_dinov2  # noqa: E402
-from lib_dino.networks.edit_detector import DetailHead, HeadShape, pixel_channels, save_head, seen_channels, tokens_at  # noqa: E402
+from lib_dino.networks.edit_detector import DetailHead, HeadShape, save_head  # noqa: E402
 from lib_dino.sampling.consistency import back_project  # noqa: E402
 from lib_dino.sampling.pixel_model import NOISE_SCALE  # noqa: E402
 from lib_dino.sampling.sampler import sample, schedule  # noqa: E402
