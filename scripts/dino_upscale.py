@@ -45,11 +45,11 @@ class DinoUpscaleAlwaysOn(scripts.Script):
 
     def before_process(self, p: Any, *args: Any) -> None:
         """Turn the generation into an upscaling."""
-        entry.take_over(p, args, own=OWN)
+        entry.begin(p, args, own=OWN)
 
     def postprocess(self, p: Any, processed: Any, *args: Any) -> None:
         """Leave it as it was, with the reports that were asked for."""
-        entry.give_back(p, processed)
+        entry.restore(p, processed)
 
 
 class DinoUpscale(scripts.Script):

@@ -2,8 +2,8 @@ import re
 from pathlib import Path
 
 import pytest
-from docs.settings_table import COLUMNS, PAGES, declared, presets_table, renewed, shown_in, table
 
+from docs.settings_table import COLUMNS, PAGES, declared, presets_table, renewed, shown_in, table
 from lib_dino.settings import knobs
 from lib_dino.webui_settings import RETIRED, all_knobs
 

@@ -3,8 +3,8 @@ import math
 
 import pytest
 
-from lib_dino.errors import SettingsError
 from lib_dino.declarations import GROUPS
+from lib_dino.errors import SettingsError
 from lib_dino.settings import PRESETS, Settings, knobs, preset
 from lib_dino.webui_settings import RETIRED, all_knobs, retired_notes, webui_knobs
 

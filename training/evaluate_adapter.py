@@ -29,9 +29,8 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 from evaluate_denoiser import COLUMNS, EfficientNetLite2, Judge, OpenNsfw, figures, heldout_crops, tensor  # noqa: E402
 
-from lib_dino.adapter.conditioning import Conditioning  # noqa: E402
 from lib_dino.adapter.diffusers_unet import injected  # noqa: E402
-from lib_dino.adapter.injection import Adapter  # noqa: E402
+from lib_dino.adapter.injection import Adapter, Conditioning  # noqa: E402
 from lib_dino.adapter.load import load_adapter  # noqa: E402
 from lib_dino.adapter.projectors import PLACE_DIM  # noqa: E402
 from lib_dino.networks.dinov2 import Dinov2, load_dinov2  # noqa: E402
@@ -70,15 +69,15 @@ def arms(adapter: Adapter, dino: Dinov2, others: list[Tensor]) -> dict[str, Any]
     """What each arm puts in the place of the adapter's tokens; `others` are other pictures, enlarged."""
     blank = random_network(load_dinov2())
 
-    def permuted(_: Dinov2, tiles: Tensor, scale: float, whole: Tensor) -> Tensor:
-        tokens = adapter.tokens(dino, tiles, scale, whole).clone()
+    def permuted(_: Dinov2, tiles: Tensor, scale: float) -> Tensor:
+        tokens = adapter.tokens(dino, tiles, scale).clone()
         order = torch.randperm(tokens.shape[1] - 1, generator=torch.Generator().manual_seed(1))
         tokens[:, :-1, :-PLACE_DIM] = tokens[:, order, :-PLACE_DIM]  # places stay
         return tokens
 
-    def foreign(_: Dinov2, tiles: Tensor, scale: float, whole: Tensor) -> Tensor:
+    def foreign(_: Dinov2, tiles: Tensor, scale: float) -> Tensor:
         other = resize(others[0], (tiles.shape[-2], tiles.shape[-1])).clamp(0, 1)
-        return adapter.tokens(dino, other, scale, whole)
+        return adapter.tokens(dino, other, scale)
 
     return {
         "true tokens": adapter.tokens,
@@ -139,7 +138,7 @@ def measure(name: str, crops: dict[str, Image.Image], options: argparse.Namespac
         if options.arms and label.split()[0] not in options.arms:
             continue
         condition = Conditioning(
-            Arm(adapter, tokens), dino, source, options.strength, model.cell_px, install  # type: ignore[arg-type]
+            Arm(adapter, tokens), dino, options.strength, model.cell_px, install  # type: ignore[arg-type]
         )
         for denoise in options.denoise:
             found.arms[label, denoise] = mean_figures(denoise, condition)

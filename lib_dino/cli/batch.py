@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from ..pipeline import Result
-    from ..run.run import Progress
+    from ..run.progress import Progress
 
 DONE, SOME_FAILED, USAGE, NOTHING_DONE, INTERRUPTED = 0, 1, 2, 3, 130
 _BAR: Final = "{desc}: {percentage:3.0f}%|{bar}|{postfix}, {elapsed} gone, {remaining} left"

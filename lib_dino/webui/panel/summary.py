@@ -9,14 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import DinoError
+from ...run.plan import JobPlan, plan_job
 from ...settings import Settings, knobs
 from ...tiling.plan import TilePlan
 from ...webui_settings import webui_knobs
-from ..model.family import Model, model_calls
+from ..model.family import ASSUMED, Model, model_calls
 from .arguments import Request, parse
-from .limits import check_size, planned
-
-_ASSUMED = Model("sd1", 4, 512, 8, False)
 
 
 @dataclass(frozen=True)
@@ -111,23 +109,21 @@ def outlook(
     chosen = values.get("sampler_name")
     is_tabs_own = chosen == "" or webui_knobs()["sampler_name"].is_open(chosen)
     sampler = tab.sampler_name if is_tabs_own else str(chosen)
-    assumed = model or _ASSUMED
+    assumed = model or ASSUMED
     try:
         settings = parse([known], request=Request(steps=tab.steps), choices={}, enabled=True).settings
         if tab.size is None:
             return Outlook("Add a picture to see the size of the result, the tiles and the model calls.", tab)
-        target = check_size(settings, tab.size, tile_px=assumed.tile_px)
-        plan = planned(settings, target, tile_px=assumed.tile_px, multiple_px=assumed.multiple_px)
+        job = plan_job(settings, tab.size, assumed)
         each = calls(sampler, denoise=settings.denoise, steps=settings.steps)
     except DinoError as error:
         return Outlook(str(error), tab)
-    line = _line(settings, tab.size, target, plan, each) + _about(settings, model)
-    return Outlook(line, tab, target, plan)
+    line = _line(settings, job, each) + _about(settings, model)
+    return Outlook(line, tab, job.target_size, job.tiles)
 
 
-def _line(
-    settings: Settings, size: tuple[int, int], target: tuple[int, int], plan: TilePlan, each: int
-) -> str:
+def _line(settings: Settings, job: JobPlan, each: int) -> str:
+    size, target, plan = job.source_size, job.target_size, job.tiles
     total = each * -(-len(plan) // settings.tile_batch_size)
     tiles = "1 tile" if len(plan) == 1 else f"{len(plan)} tiles"
     calls = "1 model call" if total == 1 else f"{total} model calls"
@@ -141,6 +137,6 @@ def _about(settings: Settings, model: Model | None) -> str:
     if settings.tile_size:
         return ""
     if model is None:
-        return f" Tiles as for SD 1.5 ({_ASSUMED.tile_px} px); the model is not known yet."
+        return f" Tiles as for SD 1.5 ({ASSUMED.tile_px} px); the model is not known yet."
     names = {"sd1": "SD 1.5", "sdxl": "SDXL", "sd3": "SD 3", "flux": "FLUX"}
     return f" Tile size for {names[model.family]}."
