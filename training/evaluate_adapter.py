@@ -28,13 +28,13 @@ from torch import Tensor
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 from evaluate_denoiser import COLUMNS, EfficientNetLite2, Judge, OpenNsfw, figures, heldout_crops, tensor  # noqa: E402
+from lib_dino.run.run import Run  # noqa: E402
 
 from lib_dino.adapter.diffusers_unet import injected  # noqa: E402
 from lib_dino.adapter.injection import Adapter, Conditioning  # noqa: E402
 from lib_dino.adapter.load import load_adapter  # noqa: E402
 from lib_dino.adapter.projectors import PLACE_DIM  # noqa: E402
 from lib_dino.networks.dinov2 import Dinov2, load_dinov2  # noqa: E402
-from lib_dino.run.run import Run  # noqa: E402
 from lib_dino.sampling.pixel_model import EmbeddedRender  # noqa: E402
 from lib_dino.settings import Settings  # noqa: E402
 from lib_dino.tiling.resample import resize  # noqa: E402

@@ -11,8 +11,7 @@ every runtime: diffusers UNets in `diffusers_unet.py`, the WebUIs' in `webui/mod
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, cast
@@ -164,36 +163,27 @@ class Injection:
         return fourier(places).to(query).expand(len(query), -1, -1)
 
 
-Install = Callable[[Injection], AbstractContextManager[None]]
-"""Makes a model look at an injection inside the block; nothing of it is left afterwards."""
 
 
 @dataclass(frozen=True)
-class Conditioning:
-    """Shows a model, batch by batch, what tiles hold of the source; `run.Run` calls it.
+class ImageTokens:
+    """An adapter with everything it needs to show a model the tiles of one source.
 
     Attributes:
         adapter: made for the model and for `dino`.
+        dino: the feature network.
         strength: above 0 to 1.
-        cell_px: result pixels to a side of a cell of the UNet's input; None where that is always the tile alone.
-        install: as the model's home wants it.
     """
 
     adapter: Adapter
     dino: Dinov2
     strength: float
-    cell_px: int | None
-    install: Install
 
-    @contextmanager
-    def __call__(self, tiles: Tensor, scale: float) -> Iterator[None]:
-        """Tokens of `tiles`, (B, 3, h, w) in [0, 1] as plainly enlarged by `scale`, are looked at inside the block."""
-        with torch.no_grad():
-            tokens = self.adapter.tokens(self.dino, tiles, scale)
-        span = (tiles.shape[-2] / self.cell_px, tiles.shape[-1] / self.cell_px) if self.cell_px else None
-        grid = self.adapter.grid(tiles, scale)
-        with self.install(Injection(self.adapter, tokens, self.strength, grid, span)):
-            yield
+    @torch.no_grad()
+    def of_tiles(self, plain: Tensor, scale: float) -> Injection:
+        """Tokens of `plain`, (B, 3, h, w) in [0, 1], tiles of the source as plainly enlarged by `scale`."""
+        tokens = self.adapter.tokens(self.dino, plain, scale)
+        return Injection(self.adapter, tokens, self.strength, self.adapter.grid(plain, scale))
 
 
 def level(count: int, cells: tuple[int, int]) -> tuple[int, tuple[int, int]]:
