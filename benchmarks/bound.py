@@ -1,4 +1,4 @@
-"""Whether the bound holds: `python benchmarks/bound.py PHOTO ...`; exits with 1 at the first violation.
+"""Whether the bound holds: `python -m benchmarks.bound PHOTO ...`; exits with 1 at the first violation.
 
 The middle of every photograph is halved and enlarged again by the embedded denoiser at a denoise that invents (no
 consistency, no guidance), with another photograph pasted over a part of it, and as another photograph altogether.
@@ -17,14 +17,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent / part) for part in ("", "training")]
-
-from lib_dino.networks.dinov2 import Dinov2, load_dinov2  # noqa: E402
-from lib_dino.pictures.picture import Picture, read_picture, write_picture  # noqa: E402
-from lib_dino.run.run import Run  # noqa: E402
-from lib_dino.sampling.pixel_model import EmbeddedRender  # noqa: E402
-from lib_dino.settings import Settings  # noqa: E402
-from lib_dino.tiling.resample import resize  # noqa: E402
+from lib_dino.networks.dinov2 import Dinov2, load_dinov2
+from lib_dino.pictures.picture import Picture, read_picture, write_picture
+from lib_dino.run.run import Run
+from lib_dino.sampling.pixel_model import EmbeddedRender
+from lib_dino.settings import Settings
+from lib_dino.tiling.resample import resize
 
 
 def drifted(truth: Tensor, source: Tensor, other: Tensor, model: EmbeddedRender, dino: Dinov2) -> dict[str, Tensor]:

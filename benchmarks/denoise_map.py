@@ -1,14 +1,14 @@
-"""Would a denoise of its own for every tile pay? `python benchmarks/denoise_map.py PHOTO ... --judges FOLDER`.
+"""Would a denoise of its own for every tile pay? `python -m benchmarks.denoise_map PHOTO ... --judges FOLDER`.
 
 The middle of every photograph is halved and enlarged again with full consistency at several single denoises and two
 seeds, once and for all. Then each of its nine cells is given a denoise between `--low` and `--high` by a rule, in the
 order of what the rule says about the cell in the source, and the picture that would come of it is put together from
 the cells. Rules: how alike the cell's DINOv2 features are to one another (textures get more), and to the rest of the
-picture; how far they are from the picture's mean; how much of the subject the cell shows (`lib_dino/subject.py`; the
+picture; how far they are from the picture's mean; how much of the subject the cell shows (`lib_dino/measure/regions.py`; the
 background gets more); the source's high-frequency energy (smooth cells get less), which needs no network; a hundred
 random orders; and an oracle that knows the original.
 
-Columns: distance to the original in two networks that have no part in any of it (`training/evaluate_denoiser.py`) and
+Columns: distance to the original in two networks that have no part in any of it (`training/judges.py`) and
 squared error, relative to the *single* denoise whose picture has as much detail, mean over the photographs with a
 95 % interval (bootstrap over them). As much detail: as large a mean over the cells of high-frequency energy, of its
 square root, or of its logarithm, in which a smooth cell counts as much as a busy one. Below 0 is better than any
@@ -28,18 +28,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent / part) for part in ("", "training")]
-
-
-from lib_dino.measure.features import feature_grid  # noqa: E402
-from lib_dino.measure.quality import high_frequencies  # noqa: E402
-from lib_dino.measure.regions import subject_map  # noqa: E402
-from lib_dino.networks.dinov2 import Dinov2, load_dinov2  # noqa: E402
-from lib_dino.pictures.picture import read_picture  # noqa: E402
-from lib_dino.run.run import Run  # noqa: E402
-from lib_dino.sampling.pixel_model import EmbeddedRender  # noqa: E402
-from lib_dino.settings import Settings  # noqa: E402
-from lib_dino.tiling.resample import resize  # noqa: E402
+from lib_dino.measure.features import feature_grid
+from lib_dino.measure.quality import high_frequencies
+from lib_dino.measure.regions import subject_map
+from lib_dino.networks.dinov2 import Dinov2, load_dinov2
+from lib_dino.pictures.picture import read_picture
+from lib_dino.run.run import Run
+from lib_dino.sampling.pixel_model import EmbeddedRender
+from lib_dino.settings import Settings
+from lib_dino.tiling.resample import resize
+from training.judges import load_judges
 
 Array = np.ndarray
 DENOISES = (0.1, 0.2, 0.3, 0.4, 0.5)
@@ -203,10 +201,7 @@ def main() -> int:
     if args.kept and args.kept.exists():
         painted = torch.load(args.kept, weights_only=False)
     else:
-        sys.path.append(str(args.judges.resolve()))
-        from evaluate_denoiser import EfficientNetLite2, OpenNsfw
-
-        judges = {"NS": OpenNsfw(args.judges), "T2": EfficientNetLite2(args.judges)}
+        judges = load_judges(args.judges)
         dino, model = load_dinov2(), EmbeddedRender()
         painted = [paint(middle(photo, args.side), dino, model, judges) for photo in args.photos]
         if args.kept:

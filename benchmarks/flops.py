@@ -1,6 +1,6 @@
 """What the corrections of a tile cost, counted, against the same tile without them.
 
-    python benchmarks/flops.py            # prints the table of docs/cost.md
+    python -m benchmarks.flops            # prints the table of docs/cost.md
 
 Networks of the real sizes stand without weights on torch's "meta" device, and `torch.utils.flop_counter` counts what
 their calls would multiply and add (two operations each). One tile of the size that suits the model, twice as large
@@ -10,17 +10,13 @@ with its gradient at every call. Resampling and the linear map to colour count o
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lib_dino import Settings
 from lib_dino.measure.features import grid_size

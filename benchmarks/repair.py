@@ -1,4 +1,4 @@
-"""What self-repair does: `python benchmarks/repair.py PHOTO ... [--judges FOLDER]`.
+"""What self-repair does: `python -m benchmarks.repair PHOTO ... [--judges FOLDER]`.
 
 The middle of every photograph is halved and enlarged again, tile by tile, by the embedded denoiser, without and with
 self-repair. With full consistency between the steps nothing that a downscaling shows is ever over the bound, so it is
@@ -17,7 +17,7 @@ finished picture without and with repair; time of the whole run relative to that
 and model calls; `planted`, tiles whose first painting holds a piece, how many of them were redone and how many keep
 one, and how many others were redone; detail of the repaired tiles relative to their first painting; `seam`, the mean
 step across tile borders relative to its neighbourhood, without and with; with `--judges` (see
-`training/evaluate_denoiser.py`) the distance of the repaired tiles to the original, before, after, and of the first
+`training/judges.py`) the distance of the repaired tiles to the original, before, after, and of the first
 painting fully pulled to the source without being painted again, in two networks that have no part in any of it.
 """
 
@@ -34,23 +34,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent / part) for part in ("", "training")]
+from lib_dino.measure.quality import detail_energy
+from lib_dino.networks.dinov2 import Dinov2, load_dinov2
+from lib_dino.pictures.picture import read_picture
+from lib_dino.run.painter import Painted, Painter
+from lib_dino.run.retry import Judged
+from lib_dino.run.run import Run
+from lib_dino.sampling.consistency import back_project
+from lib_dino.sampling.correction import PixelCodec
+from lib_dino.sampling.pixel_model import NOISE_SCALE, EmbeddedRender
+from lib_dino.sampling.sampler import sample, schedule
+from lib_dino.sampling.tile_model import TileCorrect
+from lib_dino.settings import Settings
+from lib_dino.tiling.resample import resize
+from training.judges import load_distances
 
-from seams import worst_seam  # noqa: E402
-
-from lib_dino.measure.quality import detail_energy  # noqa: E402
-from lib_dino.networks.dinov2 import Dinov2, load_dinov2  # noqa: E402
-from lib_dino.pictures.picture import read_picture  # noqa: E402
-from lib_dino.run.painter import Painted, Painter  # noqa: E402
-from lib_dino.run.retry import Judged  # noqa: E402
-from lib_dino.run.run import Run  # noqa: E402
-from lib_dino.sampling.consistency import back_project  # noqa: E402
-from lib_dino.sampling.correction import PixelCodec  # noqa: E402
-from lib_dino.sampling.pixel_model import NOISE_SCALE, EmbeddedRender  # noqa: E402
-from lib_dino.sampling.sampler import sample, schedule  # noqa: E402
-from lib_dino.sampling.tile_model import TileCorrect  # noqa: E402
-from lib_dino.settings import Settings  # noqa: E402
-from lib_dino.tiling.resample import resize  # noqa: E402
+from .seams import worst_seam
 
 
 class RoughCodec(PixelCodec):
@@ -200,23 +199,12 @@ def measure(
             totals.judged.setdefault(name, []).append(tuple(distance(x, true) for x in (first, last, near)))
 
 
-def load_judges(folder: str | None) -> dict[str, Callable[[Tensor, Tensor], float]]:
-    """Distances by name; none without a folder."""
-    if folder is None:
-        return {}
-    sys.path.append(str(Path(folder).resolve()))
-    from evaluate_denoiser import EfficientNetLite2, OpenNsfw, feature_distance
-
-    nets = {"NS": OpenNsfw(Path(folder)), "T2": EfficientNetLite2(Path(folder))}
-    return {name: lambda a, b, net=net: feature_distance(net, a, b) for name, net in nets.items()}
-
-
 @torch.no_grad()
 def main() -> int:
     """Print a row for each arm and bound."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", nargs="+")
-    parser.add_argument("--judges")
+    parser.add_argument("--judges", type=Path)
     parser.add_argument("--arms", nargs="+", default=["free", "planted", "loose", "hidden", "honest"])
     parser.add_argument("--bounds", type=float, nargs="+", default=[0.0], help="0 is the network's own")
     parser.add_argument("--denoise", type=float, default=0.5)
@@ -237,7 +225,7 @@ def main() -> int:
         pictures.append(pixels[..., top : top + side, left : left + side])
     things = torch.cat([resize(p, (80, 80))[..., 8:72, 8:72].clamp(0, 1) for p in pictures])
     Bounded.suspects = not args.drift_alone
-    dino, judges = load_dinov2(), load_judges(args.judges)
+    dino, judges = load_dinov2(), load_distances(args.judges)
     planted, hidden = HostLike(things, args.insists), HostLike(things, args.insists, exact=True)
     models = {
         "free": EmbeddedRender(), "planted": planted, "loose": planted, "hidden": hidden, "honest": EmbeddedRender()

@@ -1,4 +1,4 @@
-"""How visible the tile borders are: `python benchmarks/seams.py PHOTO ... [--denoise 0.2 0.5]`.
+"""How visible the tile borders are: `python -m benchmarks.seams PHOTO ... [--denoise 0.2 0.5]`.
 
 For every line where a tile begins or ends, or where the ramp between two tiles begins, has its middle or ends, the
 step across the line is compared with the steps across the lines beside it. A ratio of 1 is no seam; the same lines
@@ -10,20 +10,17 @@ from __future__ import annotations
 import argparse
 import sys
 from itertools import pairwise
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent / part) for part in ("", "training")]
-
-from lib_dino.measure.quality import seam_ratios  # noqa: E402
-from lib_dino.networks.dinov2 import load_dinov2  # noqa: E402
-from lib_dino.pictures.picture import read_picture  # noqa: E402
-from lib_dino.run.run import Run  # noqa: E402
-from lib_dino.sampling.pixel_model import EmbeddedRender  # noqa: E402
-from lib_dino.settings import Settings  # noqa: E402
-from lib_dino.tiling.resample import resize  # noqa: E402
+from lib_dino.measure.quality import seam_ratios
+from lib_dino.networks.dinov2 import load_dinov2
+from lib_dino.pictures.picture import read_picture
+from lib_dino.run.run import Run
+from lib_dino.sampling.pixel_model import EmbeddedRender
+from lib_dino.settings import Settings
+from lib_dino.tiling.resample import resize
 
 
 def border_lines(starts: tuple[int, ...], tile_px: int, feather_px: int) -> list[int]:

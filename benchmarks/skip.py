@@ -1,4 +1,4 @@
-"""What leaving flat tiles alone saves and costs: `python benchmarks/skip.py PHOTO ... --judges FOLDER`.
+"""What leaving flat tiles alone saves and costs: `python -m benchmarks.skip PHOTO ... --judges FOLDER`.
 
 From every photograph the calmest window (least high-frequency energy) is halved and enlarged again with the embedded
 denoiser, with every tile painted and with flat tiles skipped; with `--traps FILE` (`benchmarks/traps.csv`) the windows
@@ -7,7 +7,7 @@ skipped; time relative to painting all (processor seconds); `seam`, the mean ste
 meets a painted one relative to its neighbourhood, painted, skipped, and at the same lines of the enlarged source.
 
 At the end, on the skipped tiles of photographs alone, PSNR to the original and distances to it in two networks that
-have no part in anything here (see `training/evaluate_denoiser.py`): painted; skipped; and skipped with white noise
+have no part in anything here (see `training/judges.py`): painted; skipped; and skipped with white noise
 added until it has the painted tile's high-frequency energy, which tells grain from structure.
 """
 
@@ -25,20 +25,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent / part) for part in ("", "training")]
+from lib_dino.measure.quality import detail_energy, high_frequencies, psnr, seam_ratios
+from lib_dino.networks.dinov2 import Dinov2, load_dinov2
+from lib_dino.pictures.picture import read_picture
+from lib_dino.run.run import Run
+from lib_dino.sampling.consistency import back_project
+from lib_dino.sampling.pixel_model import EmbeddedRender
+from lib_dino.settings import Settings
+from lib_dino.tiling.plan import Tile
+from lib_dino.tiling.resample import resize
+from training.judges import load_distances
 
-from repair import load_judges  # noqa: E402
-from seams import border_lines  # noqa: E402
-
-from lib_dino.measure.quality import detail_energy, high_frequencies, psnr, seam_ratios  # noqa: E402
-from lib_dino.networks.dinov2 import Dinov2, load_dinov2  # noqa: E402
-from lib_dino.pictures.picture import read_picture  # noqa: E402
-from lib_dino.run.run import Run  # noqa: E402
-from lib_dino.sampling.consistency import back_project  # noqa: E402
-from lib_dino.sampling.pixel_model import EmbeddedRender  # noqa: E402
-from lib_dino.settings import Settings  # noqa: E402
-from lib_dino.tiling.plan import Tile  # noqa: E402
-from lib_dino.tiling.resample import resize  # noqa: E402
+from .seams import border_lines
 
 CALM = ("sky", "wall", "water", "bokeh")
 """Kinds of traps in which tiles might be left alone."""
@@ -157,7 +155,7 @@ def main() -> int:
     """Print a row for each picture and the means."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", nargs="+")
-    parser.add_argument("--judges")
+    parser.add_argument("--judges", type=Path)
     parser.add_argument("--traps", type=Path, help="list of traps; their photographs lie beside the first photo")
     parser.add_argument("--denoise", type=float, default=0.3)
     parser.add_argument("--steps", type=int, default=20)
@@ -165,7 +163,7 @@ def main() -> int:
     parser.add_argument("--bfloat16", action="store_true", help="the networks in half precision, for speed")
     parser.add_argument("--side", type=int, default=416)
     args = parser.parse_args()
-    model, dino, judges = EmbeddedRender(), load_dinov2(), load_judges(args.judges)
+    model, dino, judges = EmbeddedRender(), load_dinov2(), load_distances(args.judges)
     cases = {Path(photo).stem: calmest(read_picture(photo).pixels, args.side) for photo in args.photos}
     cases |= trapped(args.traps, Path(args.photos[0]).parent, args.side) if args.traps else {}
     seconds, rows, seams = [0.0, 0.0], [], []

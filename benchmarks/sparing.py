@@ -1,6 +1,6 @@
 """How much of consistency inside the loop stays with few exact pulls: the second table of docs/cost.md.
 
-    python benchmarks/sparing.py PHOTO ... --scale 2 --denoise 0.2 --steps 20
+    python -m benchmarks.sparing PHOTO ... --scale 2 --denoise 0.2 --steps 20
 
 The embedded model works on pixels, where a pull costs nothing, so that pulls at every call can be compared. Every
 photograph's middle of 160 px is made small, enlarged and repainted without pulls, with those of `SPARING`, and with one
@@ -10,14 +10,11 @@ at every call; printed are the pulls of a tile and the mean PSNR to the original
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lib_dino.measure.quality import psnr
 from lib_dino.networks.denoiser import Denoiser, load_denoiser

@@ -1,6 +1,6 @@
 """Measure an adapter of the embedded denoiser on the held-out photographs, beside the controls that it has to beat.
 
-    python training/evaluate_adapter.py --judges FOLDER [--adapter FILE] [--denoise 0.2 0.5] [--side 256]
+    python -m training.evaluate_adapter --judges FOLDER [--adapter FILE] [--denoise 0.2 0.5] [--side 256]
 
 Each photograph's middle is halved and enlarged twofold by the product itself, consistency on, guidance off: without
 adapter, with its true tokens, and with tokens that say nothing true of the picture: zeros, the true ones permuted
@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,20 +24,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
-from evaluate_denoiser import COLUMNS, EfficientNetLite2, Judge, OpenNsfw, figures, heldout_crops, tensor  # noqa: E402
+from lib_dino.adapter.conditioning import Conditioning
+from lib_dino.adapter.diffusers_unet import injected
+from lib_dino.adapter.injection import Adapter
+from lib_dino.adapter.load import load_adapter
+from lib_dino.adapter.projectors import PLACE_DIM
+from lib_dino.networks.dinov2 import Dinov2, load_dinov2
+from lib_dino.run.run import Run
+from lib_dino.sampling.pixel_model import EmbeddedRender
+from lib_dino.settings import Settings
+from lib_dino.tiling.resample import resize
 
-from lib_dino.adapter.conditioning import Conditioning  # noqa: E402
-from lib_dino.adapter.diffusers_unet import injected  # noqa: E402
-from lib_dino.adapter.injection import Adapter  # noqa: E402
-from lib_dino.adapter.load import load_adapter  # noqa: E402
-from lib_dino.adapter.projectors import PLACE_DIM  # noqa: E402
-from lib_dino.networks.dinov2 import Dinov2, load_dinov2  # noqa: E402
-from lib_dino.run.run import Run  # noqa: E402
-from lib_dino.sampling.pixel_model import EmbeddedRender  # noqa: E402
-from lib_dino.settings import Settings  # noqa: E402
-from lib_dino.tiling.resample import resize  # noqa: E402
+from .evaluate_denoiser import COLUMNS, figures, heldout_crops, tensor
+from .judges import Judge, load_judges
 
 CURVE = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75)
 """Denoise of the runs without adapter that equal detail is interpolated between."""
@@ -178,8 +176,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=256, help="longest side of the crops, pixels (default %(default)s)")
     parser.add_argument("--arms", nargs="+", help="first words of the arms to run (default: all)")
     options = parser.parse_args()
-    sys.path.append(str(options.judges.resolve()))
-    judges: dict[str, Judge] = {"NS": OpenNsfw(options.judges), "T2": EfficientNetLite2(options.judges)}
+    judges = load_judges(options.judges)
     dino, model = load_dinov2(), EmbeddedRender()
     adapter = load_adapter(options.adapter, dino)
     crops = heldout_crops(options.side)
