@@ -28,8 +28,8 @@ from torch import Tensor
 from lib_dino.measure.calibration import load_calibration
 from lib_dino.measure.drift import Yardstick
 from lib_dino.networks.dinov2 import load_dinov2
-from lib_dino.run.run import Run
-from lib_dino.sampling.pixel_model import EmbeddedRender
+from lib_dino.sampling.pixel_model import PixelTileModel
+from lib_dino.sampling.tile_model import TileModel
 from lib_dino.settings import Settings
 from lib_dino.tiling.resample import resize, tile_operators
 from training.judges import load_judges
@@ -49,6 +49,8 @@ from training.planted import (
     tells,
     untouched,
 )
+
+from .runs import run
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -75,19 +77,21 @@ Measure = Callable[[Case], Tensor]
 # ---------------------------------------------------------------- cases
 
 
-def honest_upscale(model: EmbeddedRender) -> Callable[[Tensor, tuple[int, int], float, int], Tensor]:
-    """The product itself with consistency and without guidance, in ten steps."""
+def honest_upscale(model: TileModel, steps: int = 10) -> Callable[[Tensor, tuple[int, int], float, int], Tensor]:
+    """The product itself with consistency and without guidance, in few steps."""
 
-    def run(source: Tensor, size: tuple[int, int], denoise: float, seed: int) -> Tensor:
-        settings = Settings(denoise=denoise, steps=10, seed=seed, dino_enabled=False)
-        return Run(source, size, settings, model).render()
+    def made(source: Tensor, size: tuple[int, int], denoise: float, seed: int) -> Tensor:
+        settings = Settings(
+            height=size[0], width=size[1], denoise=denoise, steps=steps, seed=seed, dino_enabled=False
+        )  # fmt: skip
+        return run(source, settings, model).image
 
-    return run
+    return made
 
 
 def cases(pictures: dict[str, Tensor], scenes: int, seed: int) -> Iterator[Case]:
     """Edited tiles and honest ones, picture by picture: the first so many scenes of `PLAN` on each."""
-    upscale = honest_upscale(EmbeddedRender())
+    upscale = honest_upscale(PixelTileModel())
     for number, name in enumerate(sorted(pictures)):
         rng = np.random.default_rng([seed, number])
         for index in range(scenes):
@@ -132,7 +136,7 @@ def _scene(
 
 def sharpened(pictures: dict[str, Tensor], seed: int) -> Iterator[Case]:
     """Honest tiles that were sharpened, eight a picture: they must not raise an alarm."""
-    upscale = honest_upscale(EmbeddedRender())
+    upscale = honest_upscale(PixelTileModel())
     for number, (name, picture) in enumerate(sorted(pictures.items())):
         rng = np.random.default_rng([seed, 1000 + number])
         for scale in (2, 4):
