@@ -14,20 +14,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from lib_dino.run.finish import finish
-from lib_dino.run.outcome import wanted_tiles
-from lib_dino.run.plan import plan_job
-from lib_dino.run.prepare import Prepared, prepare
 from PIL import Image
 from torch import Tensor
 
-from lib_dino.adapter.conditioning import ImageTokens
-from lib_dino.adapter.injection import Adapter, Injection
+from lib_dino.adapter.injection import Adapter, ImageTokens, Injection
 from lib_dino.adapter.load import load_adapter
 from lib_dino.adapter.projectors import PLACE_DIM
 from lib_dino.measure.drift import Target, Yardstick
 from lib_dino.networks.dinov2 import Dinov2, load_dinov2
 from lib_dino.run.drift_limit import eight_bit
+from lib_dino.run.finish import finish
+from lib_dino.run.outcome import wanted_tiles
+from lib_dino.run.plan import plan_job
+from lib_dino.run.prepare import Prepared, prepare
 from lib_dino.run.tiles import Conditions, sample_tiles
 from lib_dino.sampling.correction import Codec, Corrector
 from lib_dino.sampling.pixel_model import PixelTileModel
@@ -262,8 +261,8 @@ class Lab:
             return None
         self._adapter = self._adapter or load_adapter(None, self.nets[True])
         if arm.tokens == "true":
-            return ImageTokens(self._adapter, dino, job.source, strength)
-        return FalseTokens(self._adapter, dino, job.source, strength, arm.tokens, other)
+            return ImageTokens(self._adapter, dino, strength)
+        return FalseTokens(self._adapter, dino, strength, arm.tokens, other)
 
 
 def _inconsistent(job: Prepared) -> Prepared:

@@ -1,8 +1,31 @@
 """DINO Upscale: tiled img2img that keeps a picture's subject what it is.
 
-Data flows one way; each arrow is a plain value::
+The flow; each arrow is a plain frozen value::
 
-    picture -> tiles.plan_tiles -> per tile: denoise, corrected by guidance -> blend.Canvas -> consistency -> picture
+    settings -> plan            sizes and tiles; the same call feeds the panel's line and every size check
+             -> prepare         the cleaned source, its plain enlargement, what measures drift
+             -> sample tiles    for each batch: model.render(batch, corrector), retried where it drifts, blended
+             -> finish          texture, source consistency, mask, drift limit
+             -> report          drift measured, figures, maps
+
+Rooms, each importing from those above it alone::
+
+    settings    every knob, declared once
+    tiling/     where pixels lie; no network
+    pictures/   files and pixels at the edge, and the text they carry
+    networks/   a weights file to a frozen module
+    measure/    how far two pictures are apart
+    adapter/    cross-attention conditioning on DINO tokens
+    report/     figures and pictures of a finished run
+    sampling/   img2img of a batch of tiles, corrected at each model call
+    run/        one picture through its tiles
+    pipeline    `upscale()` and `compare()`
+    cli/        the command line
+    webui/      AUTOMATIC1111, Forge and their kin
+
+I want to change ... -> open: how tiles overlap -> `tiling/plan`; what happens at a model call -> `sampling/correction`;
+when a tile is retried -> `run/retry`; the noise schedule -> `sampling/sampler`; a slider -> `settings`; what a WebUI
+calls -> `webui/generation/entry`. `docs/architecture.md` has the whole table.
 
 Conventions, pinned by `tests/test_conventions.py`:
 
@@ -24,7 +47,7 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from .pipeline import Result, compare, upscale
-    from .run.run import Progress
+    from .run.progress import Progress
     from .settings import Settings
 
 __all__ = ["Progress", "Result", "Settings", "__version__", "compare", "upscale"]
@@ -34,5 +57,5 @@ def __getattr__(name: str) -> Any:
     """Import the public names when they are asked for, so that planning needs no torch."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = {"Settings": ".settings", "Progress": ".sampling.tile_model"}.get(name, ".pipeline")
+    home = {"Settings": ".settings", "Progress": ".run.progress"}.get(name, ".pipeline")
     return getattr(import_module(home, __name__), name)

@@ -16,9 +16,8 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from .adapter.conditioning import Conditioning
-from .adapter.diffusers_unet import check_fits, injected, shapes
-from .adapter.injection import Adapter
+from .adapter.diffusers_unet import check_fits, shapes
+from .adapter.injection import Adapter, ImageTokens
 from .adapter.load import load_adapter
 from .errors import AdapterError
 from .networks.dinov2 import Dinov2, load_dinov2
@@ -27,8 +26,14 @@ from .pictures.picture import Picture, picture_from_pil, read_picture, write_pic
 from .report.maps import Heat
 from .report.records import Report, drift_figures
 from .run.drift_limit import eight_bit
-from .run.run import Progress, Render, Run
-from .sampling.pixel_model import EmbeddedRender
+from .run.finish import Finished
+from .run.outcome import Outcome, report_on, run_picture
+from .run.plan import plan_job
+from .run.prepare import needs_features, prepare
+from .run.progress import OnProgress, Progress
+from .run.tiles import Conditions, SampledTiles
+from .sampling.pixel_model import PixelTileModel
+from .sampling.tile_model import TileModel
 from .settings import MAX_SEED, Settings
 from .tiling.resample import resize
 
@@ -77,7 +82,7 @@ def upscale(
     source: Source,
     settings: Settings | None = None,
     *,
-    model: Render | str | os.PathLike[str] | None = None,
+    model: TileModel | str | os.PathLike[str] | None = None,
     dino: Dinov2 | None = None,
     measure: bool = False,
     progress: Callable[[Progress], None] | None = None,
@@ -93,31 +98,31 @@ def upscale(
         progress: told after every model call.
 
     Raises:
-        SettingsError: the target size does not fit the source.
+        SettingsError: the target size does not fit the source, or the job is too large.
         ImageError, ModelError: the picture or a network cannot be read.
     """
-    picture, settings = _open(source), _seeded(settings or Settings())
-    target_size = settings.target_size(picture.size)
-    model = _model(model)
-    if dino is None and (settings.needs_features or settings.conditions or measure):
+    picture, settings, model = _open(source), _seeded(settings or Settings()), _model(model)
+    plan = plan_job(settings, picture.size, model)
+    if dino is None and needs_features(settings, measures=measure, adapts=settings.conditions):
         dino = _features(settings.dino_model or None)
-    condition = _conditioning(settings, model, dino, picture) if settings.conditions else None
-    run = Run(
-        picture.pixels, target_size, settings, model, dino, measure=measure, progress=progress,
-        saved=_grey_eight_bit if picture.grey else eight_bit, condition=condition,
-    )  # fmt: skip
+    tokens = _image_tokens(settings, model, dino) if settings.conditions else None
     started = time.perf_counter()
     with torch.no_grad():
-        image = run.render()
-        report = run.report(image, time.perf_counter() - started)
-    return Result(_like(picture, image), report, settings, run.heats(), picture)
+        job = prepare(picture.pixels, plan, settings, dino=dino)
+        finished = run_picture(
+            job, model, conditions=Conditions(tokens), saved=_grey_eight_bit if picture.grey else eight_bit,
+            on_progress=_steps_alone(progress),
+        )  # fmt: skip
+        seconds = time.perf_counter() - started
+        outcome = report_on(job, model, finished, measures=measure, seconds=seconds)
+    return _result(picture, finished.image, outcome, settings)
 
 
 def compare(
     source: Source,
     settings: Settings | None = None,
     *,
-    model: Render | str | os.PathLike[str] | None = None,
+    model: TileModel | str | os.PathLike[str] | None = None,
     dino: Dinov2 | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> dict[str, Result]:
@@ -140,14 +145,25 @@ def compare(
     return results
 
 
-def _lanczos(picture: Picture, settings: Settings, model: Render, dino: Dinov2) -> Result:
+def _lanczos(picture: Picture, settings: Settings, model: TileModel, dino: Dinov2) -> Result:
     """The plain enlargement that everything is compared with, measured like the others."""
     off = settings.replace(denoise=0.0, **_AS_IT_COMES)
-    height, width = settings.target_size(picture.size)
-    enlarged = picture_from_pil(picture.to_pil().resize((width, height), PIL.Image.Resampling.LANCZOS))
-    run = Run(picture.pixels, (height, width), off, model, dino, measure=True)
-    report = run.report(enlarged.pixels, 0.0)
-    return Result(_like(picture, enlarged.pixels), report, off, run.heats(), picture)
+    job = prepare(picture.pixels, plan_job(off, picture.size, model), off, dino=dino)
+    height, width = job.target_size
+    enlarged = picture_from_pil(picture.to_pil().resize((width, height), PIL.Image.Resampling.LANCZOS)).pixels
+    finished = Finished(enlarged, SampledTiles(enlarged))
+    return _result(picture, enlarged, report_on(job, model, finished, measures=True, seconds=0.0), off)
+
+
+def _result(picture: Picture, image: Tensor, outcome: Outcome, settings: Settings) -> Result:
+    return Result(_like(picture, image), outcome.report, settings, outcome.maps, picture)
+
+
+def _steps_alone(progress: Callable[[Progress], None] | None) -> OnProgress | None:
+    """Events without a canvas alone: one after every model call."""
+    if progress is None:
+        return None
+    return lambda event: progress(event) if event.canvas is None else None
 
 
 def _grey_eight_bit(image: Tensor) -> Tensor:
@@ -160,16 +176,16 @@ def _seeded(settings: Settings) -> Settings:
     return settings if settings.seed >= 0 else settings.replace(seed=random.SystemRandom().randint(0, MAX_SEED))
 
 
-def _model(model: Render | str | os.PathLike[str] | None) -> Render:
+def _model(model: TileModel | str | os.PathLike[str] | None) -> TileModel:
     if model is None or isinstance(model, str | os.PathLike):
         return _denoiser(None if model is None else os.fspath(model))
     return model
 
 
 @functools.lru_cache(maxsize=1)
-def _denoiser(folder: str | None) -> EmbeddedRender:
+def _denoiser(folder: str | None) -> PixelTileModel:
     """Loaded once for all pictures of a batch."""
-    return EmbeddedRender(None if folder is None else Path(folder))
+    return PixelTileModel(None if folder is None else Path(folder))
 
 
 @functools.lru_cache(maxsize=1)
@@ -178,15 +194,13 @@ def _features(source: str | None) -> Dinov2:
     return load_dinov2(source)
 
 
-def _conditioning(settings: Settings, model: Render, dino: Dinov2 | None, picture: Picture) -> Conditioning:
+def _image_tokens(settings: Settings, model: TileModel, dino: Dinov2 | None) -> ImageTokens:
     assert dino is not None, "an adapter needs the feature network it was trained with"
-    if not isinstance(model, EmbeddedRender):
+    if not isinstance(model, PixelTileModel):
         raise AdapterError(f"Adapters act on the embedded denoiser alone, not on {model.name}. Set its strength to 0.")
     adapter = _adapter(settings.adapter or None, dino)
     check_fits(adapter, shapes(model.unet), base="embedded", model=model.name)
-    return Conditioning(
-        adapter, dino, picture.pixels, settings.adapter_strength, model.cell_px, functools.partial(injected, model.unet)
-    )
+    return ImageTokens(adapter, dino, settings.adapter_strength)
 
 
 @functools.lru_cache(maxsize=1)

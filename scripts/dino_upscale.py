@@ -1,4 +1,4 @@
-"""DINO Upscale in AUTOMATIC1111, Forge and their kin: the two scripts, and nothing but calls into `lib_dino.host`."""
+"""DINO Upscale in AUTOMATIC1111, Forge and their kin: the two scripts, and nothing but calls into `lib_dino.webui`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from modules import script_callbacks
 from modules.ui_components import InputAccordion
 
 from lib_dino.webui.generation import entry
-from lib_dino.webui.panel import widgets as controls
-from lib_dino.webui.panel import xyz_plot as plots
-from lib_dino.webui.panel.arguments import TITLE
+from lib_dino.webui.panel import options, panel, xyz_plot
+from lib_dino.webui_settings import TITLE
 
 # The always-on class comes first: the API's `alwayson_scripts` takes the first script of a title.
 
@@ -34,23 +33,23 @@ class DinoUpscaleAlwaysOn(scripts.Script):
         """A closed panel, off at first."""
         element_id = "dino_upscale_on_" + ("img2img_" if is_img2img else "txt2img_")
         with InputAccordion(False, label=TITLE, elem_id=element_id + "enabled") as enabled:
-            panel = controls.build(enabled, element_id=element_id.__add__, img2img=is_img2img)
+            made = panel.build(enabled, element_id=element_id.__add__, img2img=is_img2img)
         if is_img2img:
             # Same labels as the dropdown's controls, which keep the entries of `ui-config.json`.
-            for widget in panel.arguments:
+            for widget in made.arguments:
                 widget.do_not_save_to_config = True
         else:
-            self.infotext_fields = [(enabled, lambda params: controls.was_on(params)), *panel.infotext_fields]
-            self.paste_field_names = list(controls.saved_keys())
-        return panel.arguments
+            self.infotext_fields = [(enabled, panel.was_on), *made.infotext_fields]
+            self.paste_field_names = panel.saved_keys()
+        return made.arguments
 
     def before_process(self, p: Any, *args: Any) -> None:
         """Turn the generation into an upscaling."""
-        entry.take_over(p, args, own=OWN)
+        entry.begin(p, args, own=OWN)
 
     def postprocess(self, p: Any, processed: Any, *args: Any) -> None:
         """Leave it as it was, with the reports that were asked for."""
-        entry.give_back(p, processed)
+        entry.restore(p, processed)
 
 
 class DinoUpscale(scripts.Script):
@@ -68,10 +67,10 @@ class DinoUpscale(scripts.Script):
         """The panel, always on."""
         enabled = gr.Checkbox(True, label="Enable DINO Upscale", visible=False, elem_id="dino_upscale_enabled")
         enabled.do_not_save_to_config = True
-        panel = controls.build(enabled, element_id="dino_upscale_".__add__, img2img=is_img2img)
-        self.infotext_fields = panel.infotext_fields
-        self.paste_field_names = list(controls.saved_keys())
-        return panel.arguments
+        made = panel.build(enabled, element_id="dino_upscale_".__add__, img2img=is_img2img)
+        self.infotext_fields = made.infotext_fields
+        self.paste_field_names = panel.saved_keys()
+        return made.arguments
 
     def run(self, p: Any, *args: Any) -> Any:
         """Upscale the tab's picture."""
@@ -80,5 +79,5 @@ class DinoUpscale(scripts.Script):
 
 OWN = (DinoUpscaleAlwaysOn, DinoUpscale)
 
-script_callbacks.on_ui_settings(controls.settings_page)
-script_callbacks.on_before_ui(plots.add_axes)
+script_callbacks.on_ui_settings(options.add_options)
+script_callbacks.on_before_ui(xyz_plot.add_axes)

@@ -9,6 +9,10 @@ from lib_dino.networks.dinov2 import Dinov2, load_dinov2
 from lib_dino.pictures.picture import Picture
 from lib_dino.report.maps import Heat
 from lib_dino.report.records import Report, TileReport
+from lib_dino.run.finish import Finished
+from lib_dino.run.outcome import events, report_on, run_picture
+from lib_dino.run.plan import plan_job
+from lib_dino.run.prepare import Prepared, prepare
 from lib_dino.sampling.correction import PixelCodec
 from lib_dino.settings import Settings
 
@@ -64,12 +68,50 @@ class FakeModel:
     def calls(self, denoise, steps):
         return 2 if denoise else 0
 
-    def __call__(self, tiles, noise, *, denoise, steps, correct, called):
+    def render(self, batch, corrector, on_step):
         if self.stop_after is not None and len(self.batches) >= self.stop_after:
             return None
-        self.batches.append(tuple(tiles.shape))
-        clean = 2 * self.paint(tiles, noise) - 1
+        self.batches.append(tuple(batch.images.shape))
+        clean = 2 * self.paint(batch.images, batch.noise) - 1
         for ratio in (0.5, 0.1):
-            clean = correct(clean, ratio, PixelCodec())
-            called()
+            clean = corrector(clean, ratio, PixelCodec())
+            on_step()
         return (clean + 1) / 2
+
+
+@dataclasses.dataclass
+class Ran:
+    """A run that is over."""
+
+    job: Prepared
+    model: object
+    finished: Finished
+    progress: list
+
+    @property
+    def image(self):
+        return self.finished.image
+
+    @property
+    def steps(self):
+        return [event for event in self.progress if event.canvas is None]
+
+    @property
+    def plan(self):
+        return self.job.plan.tiles
+
+    @property
+    def events(self):
+        return list(events(self.job, self.finished))
+
+    def report(self, *, measures=True):
+        measures = measures and self.job.meter is not None
+        return report_on(self.job, self.model, self.finished, measures=measures, seconds=1.5).report
+
+
+def ran(source, settings, model, dino=None, **more):
+    """Everything from planning to the finished picture."""
+    job = prepare(source, plan_job(settings, tuple(source.shape[-2:]), model), settings, dino=dino, **more)
+    progress = []
+    with torch.no_grad():
+        return Ran(job, model, run_picture(job, model, on_progress=progress.append), progress)

@@ -9,7 +9,7 @@ from lib_dino import Settings, upscale
 from lib_dino.measure.quality import detail_ratio, psnr
 from lib_dino.networks.dinov2 import load_dinov2
 from lib_dino.pictures.picture import Picture, read_picture
-from lib_dino.sampling.pixel_model import EmbeddedRender
+from lib_dino.sampling.pixel_model import PixelTileModel
 from lib_dino.tiling.resample import resize
 
 PHOTO = Path(__file__).parent.parent / "examples" / "astronaut.png"
@@ -17,7 +17,7 @@ PHOTO = Path(__file__).parent.parent / "examples" / "astronaut.png"
 
 @pytest.fixture(scope="module")
 def model():
-    return EmbeddedRender()
+    return PixelTileModel()
 
 
 @pytest.fixture(scope="module")

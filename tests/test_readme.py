@@ -1,40 +1,40 @@
-import dataclasses
 import re
 from pathlib import Path
 
-from lib_dino.cli.batch import flag_of
-from lib_dino.settings import PRESETS, Settings, knobs
+import pytest
 
-README = Path(__file__).parent.parent / "README.md"
+from docs.settings_table import COLUMNS, PAGES, declared, presets_table, renewed, shown_in, table
+from lib_dino.settings import knobs
+from lib_dino.webui_settings import RETIRED, all_knobs
 
-
-def settings_table() -> str:
-    """The README's table as the declarations have it."""
-    rows = ["| setting | flag | default | allowed | what it does |", "| --- | --- | --- | --- | --- |"]
-    for field in dataclasses.fields(Settings):
-        knob = knobs()[field.name]
-        default = "`-`" if field.default == "" else f"`{field.default}`"
-        limit = "`True`, `False`" if isinstance(field.default, bool) else knob.limit()
-        rows.append(f"| `{field.name}` | `{flag_of(field.name)}` | {default} | {limit} | {knob.help} |")
-    return "\n".join(rows)
+SETTINGS, README = PAGES
 
 
-def test_the_settings_table_is_what_the_code_declares():
-    text = README.read_text(encoding="utf-8")
-    shown = re.search(r"<!-- settings table.*?-->\n(.*?)\n?<!-- end of settings table -->", text, re.S)
-    assert shown is not None
-    assert shown.group(1) == settings_table(), f"the table should be:\n{settings_table()}"
+def read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
 
 
-def test_the_presets_are_described_as_they_are():
-    text = README.read_text(encoding="utf-8")
-    for name, values in PRESETS.items():
-        strength, steps = values["dino_strength"], values["steps"]
-        assert re.search(rf"\*{name}\* \(.*?{values['denoise']}, .*?{strength}, {steps}", text)
+def test_the_page_of_settings_is_what_the_code_declares():
+    assert read(SETTINGS) == renewed(read(SETTINGS), complete=True), "python -m docs.settings_table mends it"
+    assert table(list(declared())) in read(SETTINGS) and presets_table() in read(SETTINGS)
+    assert set(declared()) == set(all_knobs()) - {"enabled", *RETIRED} >= set(knobs())
+
+
+def test_the_rows_of_settings_in_the_readme_are_what_the_code_declares():
+    names, columns = shown_in(read(README))
+    assert names and set(columns) <= set(COLUMNS)
+    assert read(README) == renewed(read(README), complete=False), "python -m docs.settings_table mends it"
+
+
+@pytest.mark.parametrize(("was", "now"), [("0 to 1 |", "0 to 2 |"), ("`0.5`", "`0.6`"), ("--denoise", "--noise")])
+def test_a_row_that_differs_from_its_declaration_is_noticed(was, now):
+    for page, complete in ((read(SETTINGS), True), (read(README), False)):
+        assert renewed(page.replace(was, now, 1), complete=complete) == renewed(page, complete=complete)
+        assert page.replace(was, now, 1) != page
 
 
 def test_the_first_code_block_is_the_two_commands():
-    first = re.search(r"```sh\n(.*?)```", README.read_text(encoding="utf-8"), re.S)
+    first = re.search(r"```sh\n(.*?)```", read(README), re.S)
     assert first is not None
     assert [line.split("#")[0].strip() for line in first.group(1).splitlines()] == ["make demo", "make test"]
 
@@ -43,7 +43,7 @@ def test_the_python_example_runs_as_written(tmp_path, monkeypatch):
     import torch
     from PIL import Image
 
-    code = re.search(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.S)
+    code = re.search(r"```python\n(.*?)```", read(README), re.S)
     assert code is not None
     monkeypatch.chdir(tmp_path)
     noise = torch.rand(24, 32, 3, generator=torch.Generator().manual_seed(0))

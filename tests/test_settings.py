@@ -3,8 +3,10 @@ import math
 
 import pytest
 
+from lib_dino.declarations import GROUPS
 from lib_dino.errors import SettingsError
-from lib_dino.settings import PRESETS, RETIRED, Settings, knobs, preset
+from lib_dino.settings import PRESETS, Settings, knobs, preset
+from lib_dino.webui_settings import RETIRED, all_knobs, retired_notes, webui_knobs
 
 
 @pytest.mark.parametrize(
@@ -42,7 +44,7 @@ def test_a_value_outside_its_type_or_limit_is_refused_by_name(name, value):
 
 def test_every_limit_itself_is_allowed():
     for name, knob in knobs().items():
-        for value in (knob.low, knob.high, knob.unset):
+        for value in (knob.low, knob.high, knob.none_value):
             if value is not None:
                 kind = type(getattr(Settings(), name))
                 extra = {"overlap": 0} if name == "tile_size" else {"tile_size": 4096} if name == "overlap" else {}
@@ -102,7 +104,11 @@ def test_saved_text_gives_the_settings_back():
 
 def test_saved_keys_of_retired_settings_are_still_read_and_ignored():
     assert {knob.key for knob in RETIRED.values()} == {"DINO allowed drift"}
-    assert Settings.from_infotext({"DINO allowed drift": "0.05", "DINO denoise": "0.3"}) == Settings(denoise=0.3)
+    saved = {"DINO allowed drift": "0.05", "DINO denoise": "0.3"}
+    assert Settings.from_infotext(saved) == Settings(denoise=0.3)
+    [note] = retired_notes(saved)
+    assert "ignored" in note
+    assert retired_notes({"DINO allowed drift": "0.0"}) == retired_notes({"DINO denoise": "0.3"}) == ()
 
 
 def test_saved_text_of_other_programs_is_passed_over():
@@ -116,8 +122,9 @@ def test_a_damaged_saved_value_is_refused_by_name():
 
 
 def test_names_order_defaults_and_saved_keys_are_pinned():
-    # Pictures saved by every release must still load: change a line here only with a reader for the old one.
-    assert [(f.name, knobs()[f.name].key, f.default) for f in dataclasses.fields(Settings)] == [
+    # Pictures saved by every release must still load: change a line here only with a reader for the old one. A new
+    # setting is added here when it is released.
+    released = [
         ("scale_factor", "DINO upscale", 2.0),
         ("width", "DINO width", 0),
         ("height", "DINO height", 0),
@@ -140,13 +147,38 @@ def test_names_order_defaults_and_saved_keys_are_pinned():
         ("clean_source", "DINO clean source", 1.0),
         ("texture", "DINO texture", 1.0),
     ]
+    fields = [(f.name, knobs()[f.name].key, f.default) for f in dataclasses.fields(Settings)]
+    assert [field for field in fields if field in released] == released
 
 
-def test_labels_and_keys_are_unique_and_every_knob_explains_itself():
-    for part in ("label", "key", "help"):
-        values = [getattr(k, part) for k in knobs().values()]
+def test_saved_keys_of_the_webui_are_pinned():
+    released = {
+        "upscaler": "DINO upscaler", "sampler_name": "DINO sampler", "scheduler": "DINO scheduler",
+        "preset": "DINO preset", "subject_prompt": "DINO subject prompt", "drift_map": "DINO drift map",
+        "save_report": "DINO drift report",
+    }  # fmt: skip
+    assert released.items() <= {name: knob.key for name, knob in webui_knobs().items()}.items()
+
+
+def test_labels_keys_and_flags_are_unique_and_every_setting_explains_itself():
+    shown = [knob for name, knob in all_knobs().items() if name not in ("enabled", *RETIRED)]
+    for part in ("name", "label", "key", "help", "flag", "argument"):
+        values = [getattr(knob, part) for knob in shown]
         assert len(set(values)) == len(values)
-        assert all(values)
+        assert "" not in values
+
+
+def test_every_setting_lies_in_a_group_and_knows_what_it_is():
+    for name, knob in all_knobs().items():
+        assert knob.name == name and knob.webui_only is (name not in knobs())
+        assert knob.group in GROUPS or name in ("enabled", *RETIRED)
+        assert knob.kind in (bool, int, float, str)
+
+
+def test_help_is_short_and_begins_with_a_verb():
+    for knob in all_knobs().values():
+        assert knob.help.endswith(".") and len(knob.help) <= 110
+        assert knob.help.split()[0].endswith("s") or knob.name in RETIRED
 
 
 def test_presets_are_valid_and_pinned():

@@ -24,11 +24,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lib_dino.adapter.format import AdapterInfo, fingerprint
+from lib_dino.adapter.format import AdapterInfo
 from lib_dino.adapter.injection import Adapter, Injection
 from lib_dino.adapter.load import new_layers
-from lib_dino.adapter.projectors import PLACE_DIM, feature_dim, new_projector, picture_features
-from lib_dino.networks.dinov2 import Dinov2, load_dinov2
+from lib_dino.adapter.projectors import PLACE_DIM, PatchTokens, feature_dim, picture_features
+from lib_dino.networks.dinov2 import Dinov2, fingerprint, load_dinov2
 
 from .adapter_bases import Base, layer_shapes, load_base
 from .adapter_data import Batch, Photographs
@@ -141,12 +141,12 @@ class Trainer:
 
 @torch.no_grad()
 def restrict(adapter: Adapter, *, local: bool) -> None:
-    """Where tokens have places: those decide who looks where, and are nothing to see.
+    """Keep places out of the values: they decide who looks where, and are nothing to see.
 
     With `local` nothing else decides it: neither what a patch holds nor the layer's own query. Every place then sees
     the patches around it, which an adapter cannot use to do the same for every picture.
     """
-    for layer in adapter.layers if adapter.info.placed else ():
+    for layer in adapter.layers:
         layer.to_v_ip.weight[:, -PLACE_DIM:] = 0
         if local:
             layer.to_k_ip.weight[:, :-PLACE_DIM] = 0
@@ -163,23 +163,18 @@ def batch_tokens(adapter: Adapter, dino: Dinov2, batch: Batch, device: torch.dev
 
 def new_adapter(base: Base, dino: Dinov2, options: argparse.Namespace) -> Adapter:
     """An adapter that changes nothing yet."""
-    layers = tuple(options.layers or default_layers(options.projector, dino.depth))
-    placed = options.projector == "patches"
-    least, most = options.px
-    info = AdapterInfo(
-        dino.name, fingerprint(dino), layers, least, most, options.projector,
-        0 if placed else options.tokens, False, base.name,
-    )  # fmt: skip
+    layers = tuple(options.layers or default_layers(dino.depth))
+    info = AdapterInfo(dino.name, fingerprint(dino), layers, *options.px, base.name)
     shapes, heads = layer_shapes(base.unet)
-    made = new_projector(info, dim=feature_dim(info, dino), width=base.width, inner=options.inner)
-    adapter = Adapter(info, made, new_layers(shapes, heads, width=base.width, placed=placed), name="in training")
+    projector = PatchTokens(feature_dim(info, dino), base.width, options.inner)
+    adapter = Adapter(info, projector, new_layers(shapes, heads, width=base.width), name="in training")
     restrict(adapter, local=options.local)
     return adapter
 
 
-def default_layers(projector: str, depth: int) -> list[int]:
-    """The last block; for a token of each patch also earlier ones, which know better where things are."""
-    return [depth] if projector != "patches" else [max(1, depth // 4), max(2, depth // 2), depth]
+def default_layers(depth: int) -> list[int]:
+    """The last block, and two earlier ones, which know better where things are."""
+    return [max(1, depth // 4), max(2, depth // 2), depth]
 
 
 def build(options: argparse.Namespace) -> Trainer:
@@ -266,10 +261,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--base", default="embedded", help="diffusers folder, single file, or embedded")
     made.add_argument("--photos", type=Path, help="folder of photographs; NAME.txt beside one is its caption")
     made.add_argument("--features", help="DINOv2 weights: folder, file or hub id (default: the network that ships)")
-    made.add_argument("--projector", choices=["linear", "resampler", "patches"], default="resampler")
-    made.add_argument("--tokens", type=int, default=16, help="of a picture, linear and resampler")
-    made.add_argument("--local", action="store_true", help="patches: each place looks at the patches around it alone")
-    made.add_argument("--layers", type=int, nargs="+", help="DINOv2 blocks (default: last; patches: three)")
+    made.add_argument("--local", action="store_true", help="each place looks at the patches around it alone")
+    made.add_argument("--layers", type=int, nargs="+", help="DINOv2 blocks (default: a quarter, half and all deep)")
     made.add_argument("--px", type=int, nargs=2, default=(224, 518), help="least and most side DINOv2 sees")
     made.add_argument("--inner", type=int, default=512, help="width inside the projector")
     made.add_argument("--side", type=int, default=512, help="of the crops, pixels; 1024 for SDXL")

@@ -25,7 +25,8 @@ from PIL import Image
 from torch import Tensor
 
 from lib_dino.measure.quality import psnr
-from lib_dino.networks.cleaner import EMBEDDED, Cleaner, held_to, save_cleaner
+from lib_dino.networks.cleaner import EMBEDDED, Cleaner, save_cleaner
+from lib_dino.run.prepare import make_reference
 from lib_dino.tiling.resample import resize
 
 from .photographs import photographs
@@ -167,11 +168,11 @@ def evaluate() -> None:
             grain = np.random.default_rng(0).normal(0, noise, (small.height, small.width, 3)) if noise else 0
             spoiled = Image.fromarray(np.clip(np.asarray(small) + grain, 0, 255).round().astype(np.uint8))
             truth, given = tensor(small), tensor(spoiled if quality == 100 else jpeg(spoiled, quality, 2))
-            found = held_to(given[None], strength=1.0)
-            before, after = (min(99.0, psnr(image, truth)) for image in (given, found.image[0]))
-            rows.append((before, after, 255 * found.taken, found.taken == 0))
-        before, after, taken, alone = np.mean(rows, 0)
-        print(f"| {kind} | {before:.2f} | {after:.2f} | {taken:.2f} | {alone:.0%} |", flush=True)
+            reference = make_reference(given[None], strength=1.0)
+            before, after = (min(99.0, psnr(image, truth)) for image in (given, reference.image[0]))
+            rows.append((before, after, 255 * reference.removed_rms, reference.removed_rms == 0))
+        before, after, removed, alone = np.mean(rows, 0)
+        print(f"| {kind} | {before:.2f} | {after:.2f} | {removed:.2f} | {alone:.0%} |", flush=True)
 
 
 def main() -> None:

@@ -40,8 +40,8 @@ from lib_dino.networks.texture_net import (
     source_channels,
     split,
     unseen,
-    with_texture,
 )
+from lib_dino.run.finish import match_texture
 from lib_dino.tiling.resample import resize
 
 from .photographs import photographs
@@ -206,7 +206,7 @@ def evaluate() -> None:
             wanted = expected(net, small, factor)
             true = energies(split(unseen(truth, size), factor), SPREAD_PX * factor)
             shown = F.interpolate(wanted.log, size=(side, side), mode="bilinear")
-            after = with_texture(truth, wanted, size, factor, strength=1.0)
+            after = match_texture(truth, wanted, size, factor, strength=1.0)
             kept = float(unseen(after, size).square().mean() / unseen(truth, size).square().mean()) ** 0.5
             error = float((shown - (true + EPS).log()).abs().mean())
             rows.append((error, kept, -10 * np.log10(max(1e-10, float((after - truth).square().mean())))))

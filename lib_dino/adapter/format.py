@@ -1,45 +1,45 @@
 """Adapter files: what a DINO adapter is, as its safetensors metadata says, and reading one without guessing.
 
-The tensors are laid out as in IP-Adapter: `image_proj.*` turns features into tokens, `ip_adapter.{i}.to_k_ip.weight`
-and `to_v_ip.weight` turn tokens into keys and values for attention processor `i` of the UNet, counted as diffusers
-does (down, up, middle; odd ones are cross-attention: 1 to 31 in SD 1.5, 1 to 139 in SDXL). An adapter whose tokens
-have places also holds `to_q_ip.weight`, which tells queries where they are.
+The tensors are laid out as in IP-Adapter: `image_proj.*` turns features into tokens; for attention processor `i` of
+the UNet, counted as diffusers does (down, up, middle; odd ones are cross-attention: 1 to 31 in SD 1.5, 1 to 139 in
+SDXL), `ip_adapter.{i}.to_k_ip.weight` and `to_v_ip.weight` turn tokens into keys and values, and `to_q_ip.weight`
+tells queries where they are.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from torch import Tensor
 
 from ..errors import AdapterError
-from ..networks.dinov2 import Dinov2
+from ..networks.dinov2 import Dinov2, fingerprint
 
-FORMAT: Final = "dino-adapter"
-VERSION: Final = "1"
 CROSS_DIM: Final = {"sd15": 768, "sdxl": 2048}
 """Width of tokens by base; the embedded denoiser's adapter says its own."""
 BASES: Final = (*CROSS_DIM, "embedded")
-PROJECTORS: Final = ("linear", "resampler", "patches")
+_FIXED: Final = {
+    "format": "dino-adapter", "version": "1", "norm": "final", "projector": "patches", "tokens": "grid",
+    "positions": "fourier", "whole": "0", "uncond": "zeros",
+}  # fmt: skip
+"""Facts that are the same in every file this version reads: one token a patch, which knows its place."""
+_RETIRED: Final = ("linear", "resampler")
+"""Projectors that 0.1.0 read; no published adapter has one."""
 
 
 @dataclass(frozen=True)
 class AdapterInfo:
-    """What an adapter was trained for; all of it stands in the file.
+    """Facts about an adapter's training; all of them stand in its file.
 
     Attributes:
         encoder: name of the feature network, for messages.
-        fingerprint: of its weights, see `fingerprint`.
+        fingerprint: of its weights, see `dinov2.fingerprint`.
         layers: its blocks whose tokens are used, 1 to its depth; several are joined channel by channel.
         least_px, most_px: longer side at which it sees a tile's region of the source.
-        projector: "linear" (from the class token), "resampler" (from all patches) or "patches" (one each).
-        tokens: number of tokens of a picture; 0 is one for each patch.
-        whole: tokens of the whole source follow those of the tile.
         base: "sd15", "sdxl" or "embedded".
     """
 
@@ -48,33 +48,18 @@ class AdapterInfo:
     layers: tuple[int, ...]
     least_px: int
     most_px: int
-    projector: str
-    tokens: int
-    whole: bool
     base: str
 
     def to_metadata(self) -> dict[str, str]:
-        """As it is written into the file; `from_metadata` reads it back."""
+        """The file's metadata; `from_metadata` reads it back."""
         return {
-            "format": FORMAT,
-            "version": VERSION,
+            **_FIXED,
             "encoder": self.encoder,
             "fingerprint": self.fingerprint,
             "layer": "+".join(map(str, self.layers)),
-            "norm": "final",
             "px": f"{self.least_px}-{self.most_px}",
-            "projector": self.projector,
-            "tokens": str(self.tokens or "grid"),
-            "positions": "fourier" if self.placed else "none",
-            "whole": "1" if self.whole else "0",
-            "uncond": "zeros",
             "base": self.base,
         }
-
-    @property
-    def placed(self) -> bool:
-        """Whether tokens and queries know where they are."""
-        return self.projector == "patches"
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], *, name: str) -> AdapterInfo:
@@ -87,15 +72,15 @@ class AdapterInfo:
             AdapterError: one is missing, unknown or contradicts another.
         """
 
-        def read(key: str, pattern: str, wanted: str) -> tuple[str, ...]:
+        def read(key: str, pattern: str, allowed: str) -> tuple[str, ...]:
             text = metadata[key]
-            found = re.fullmatch(pattern, text)
-            if found is None:
+            match = re.fullmatch(pattern, text)
+            if match is None:
                 raise AdapterError(
-                    f"{name}: the metadata's {key} must be {wanted}; it is {text[:80]!r}. Take an adapter that was "
+                    f"{name}: the metadata's {key} must be {allowed}; it is {text[:80]!r}. Take an adapter that was "
                     f"made for this, or train one with training/train_adapter.py."
                 )
-            return found.groups() or (text,)
+            return match.groups() or (text,)
 
         missing = [key for key in _KEYS if key not in metadata]
         if missing:
@@ -104,28 +89,22 @@ class AdapterInfo:
                 f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing. An IP-Adapter made for CLIP "
                 f"cannot be used; training/train_adapter.py makes adapters for DINOv2."
             )
-        read("format", re.escape(FORMAT), FORMAT)
-        read("version", re.escape(VERSION), f"{VERSION}, the version this program knows")
-        read("norm", "final", "final, the network's last normalisation")
-        read("uncond", "zeros", "zeros")
+        if metadata["projector"] in _RETIRED:
+            raise AdapterError(
+                f"{name} has the projector {metadata['projector']}, which only DINO Upscale 0.1.0 reads; since then "
+                f"adapters have one token a patch. Train it again with training/train_adapter.py, or set adapter "
+                f"strength to 0."
+            )
+        for key, value in _FIXED.items():
+            read(key, re.escape(value), value)
         least, most = map(int, read("px", r"(\d{1,4})-(\d{1,4})", "two sides in pixels such as 224-518"))
-        (projector,) = read("projector", "|".join(PROJECTORS), " or ".join(PROJECTORS))
-        placed = projector == "patches"
-        wanted = "grid" if placed else r"[1-9]\d{0,3}"
-        (tokens,) = read("tokens", wanted, f"{'grid' if placed else 'a number'} with the projector {projector}")
-        places = "fourier" if placed else "none"
-        read("positions", places, f"{places} with the projector {projector}")
-        (whole,) = read("whole", "0" if placed else "[01]", "0" if placed else "0 or 1")
         (base,) = read("base", "|".join(BASES), " or ".join(BASES))
         (layer,) = read("layer", r"[1-9]\d?(?:\+[1-9]\d?)*", "block numbers such as 12 or 4+12")
         (print_,) = read("fingerprint", "[0-9a-f]{16}", "16 hexadecimal digits")
         (encoder,) = read("encoder", r"[\w .+/-]{1,80}", "a name of up to 80 letters")
         if not 14 <= least <= most:
             raise AdapterError(f"{name}: the metadata's px must rise from 14 or more; it is {metadata['px']}.")
-        return cls(
-            encoder, print_, tuple(map(int, layer.split("+"))), least, most,
-            projector, 0 if placed else int(tokens), whole == "1", base,
-        )  # fmt: skip
+        return cls(encoder, print_, tuple(map(int, layer.split("+"))), least, most, base)
 
     def check_encoder(self, dino: Dinov2, *, name: str) -> None:
         """Nothing, when `dino` is the network this adapter was trained with.
@@ -144,15 +123,7 @@ class AdapterInfo:
             raise AdapterError(f"{name} wants block {max(self.layers)} of {dino.name}, which has {dino.depth}.")
 
 
-_KEYS: Final = tuple(AdapterInfo("", "", (), 0, 0, "linear", 1, False, "").to_metadata())
-
-
-def fingerprint(dino: Dinov2) -> str:
-    """16 hexadecimal digits that tell feature networks apart, the same for float32 and float16 copies of one."""
-    digest = hashlib.sha256(f"{dino.dim} {dino.depth} {dino.registers}".encode())
-    for tensor in (dino.patch.weight, dino.norm.weight, dino.positions):
-        digest.update(tensor.detach().cpu().half().numpy().tobytes())
-    return digest.hexdigest()[:16]
+_KEYS: Final = tuple(AdapterInfo("", "", (), 0, 0, "").to_metadata())
 
 
 def read_adapter(path: Path) -> tuple[AdapterInfo, dict[str, Tensor]]:
@@ -172,8 +143,7 @@ def read_adapter(path: Path) -> tuple[AdapterInfo, dict[str, Tensor]]:
         raise AdapterError(f"No adapter at {path}. Give the path of a .safetensors file.")
     try:
         with safe_open(path, framework="pt") as file:
-            metadata: dict[str, Any] = dict(file.metadata() or {})
-            info = AdapterInfo.from_metadata(metadata, name=path.name)
+            info = AdapterInfo.from_metadata(file.metadata() or {}, name=path.name)
             tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError) as error:
         raise AdapterError(f"{path} is damaged or cut short ({error}). Get it again.") from error

@@ -4,9 +4,8 @@ Each cross-attention layer keeps what it does and gains a second look, at the im
 
     attention(q, k, v) + strength * attention(q', k_ip, v_ip)        k_ip, v_ip = to_k_ip(tokens), to_v_ip(tokens)
 
-before its output projection. q' is the layer's own q; where tokens have places, it is q + to_q_ip([q, place of q]).
-One function, `Injection.seen`, does this for every runtime: diffusers UNets in `adapter_unet.py`, the WebUIs' in
-`host/adapters.py`.
+before its output projection, where q' = q + to_q_ip([q, place of q]). One function, `Injection.seen`, does this for
+every runtime: diffusers UNets in `diffusers_unet.py`, the WebUIs' in `webui/model/adapter_patch.py`.
 """
 
 from __future__ import annotations
@@ -25,26 +24,25 @@ from ..errors import AdapterError
 from ..measure.features import grid_size
 from ..networks.dinov2 import Dinov2
 from .format import AdapterInfo, write_adapter
-from .projectors import PLACE_DIM, Projector, cell_centres, fourier, picture_features
+from .projectors import PLACE_DIM, PatchTokens, cell_centres, fourier, picture_features
 
 MOST_SCORES: Final = 2**24
 """Query-token pairs, times heads and rows, that are scored at once; bounds the memory of attention without a kernel."""
 
 
 class Layer(nn.Module):
-    """What an adapter adds to one cross-attention layer: maps without bias, as IP-Adapter's files name them.
+    """Maps that an adapter adds to one cross-attention layer, without bias, named as in IP-Adapter's files.
 
     Args:
         hidden: channels of the layer.
         width: of a token.
-        placed: whether queries are told where they are.
     """
 
-    def __init__(self, hidden: int, width: int, *, placed: bool) -> None:
+    def __init__(self, hidden: int, width: int) -> None:
         super().__init__()
         self.to_k_ip = nn.Linear(width, hidden, bias=False)
         self.to_v_ip = nn.Linear(width, hidden, bias=False)
-        self.to_q_ip = nn.Linear(hidden + PLACE_DIM, hidden, bias=False) if placed else None
+        self.to_q_ip = nn.Linear(hidden + PLACE_DIM, hidden, bias=False)
 
 
 class Adapter(nn.Module):
@@ -53,11 +51,10 @@ class Adapter(nn.Module):
     Attributes:
         info: what it was trained for.
         name: for messages and the report.
-        dim: channels of the features it takes.
         width: of a token.
     """
 
-    def __init__(self, info: AdapterInfo, projector: Projector, layers: Sequence[Layer], *, name: str) -> None:
+    def __init__(self, info: AdapterInfo, projector: PatchTokens, layers: Sequence[Layer], *, name: str) -> None:
         super().__init__()
         self.info, self.name = info, name
         self.image_proj = projector
@@ -69,21 +66,16 @@ class Adapter(nn.Module):
         """Of each layer."""
         return [layer.to_k_ip.out_features for layer in cast(Iterable[Layer], self.layers)]
 
-    def tokens(self, dino: Dinov2, tiles: Tensor, scale: float, whole: Tensor | None = None) -> Tensor:
+    def tokens(self, dino: Dinov2, tiles: Tensor, scale: float) -> Tensor:
         """Tokens of tiles, (B, T, width).
 
         Args:
             tiles: (B, 3, H, W) in [0, 1], the source's region of each tile as the plain enlargement shows it.
             scale: result pixels to one of the source, which are what the tiles are seen by.
-            whole: the whole source, (1, 3, h, w); only looked at where `info.whole`.
         """
         size = (max(1, round(tiles.shape[-2] / scale)), max(1, round(tiles.shape[-1] / scale)))
         device = next(self.parameters()).device
         tokens: Tensor = self.image_proj(picture_features(self.info, dino, tiles, size).to(device))
-        if self.info.whole:
-            assert whole is not None, "this adapter also looks at the whole source, but none was given"
-            seen = picture_features(self.info, dino, whole, (whole.shape[-2], whole.shape[-1]))
-            tokens = torch.cat([tokens, self.image_proj(seen.to(device)).expand(len(tokens), -1, -1)], 1)
         return tokens
 
     def grid(self, tiles: Tensor, scale: float) -> tuple[int, int]:
@@ -110,7 +102,7 @@ class Injection:
         adapter: whose weights are used.
         tokens: (B, T, width) of the batch's tiles.
         strength: what is seen is multiplied by it.
-        grid: patches down and across, when the tokens have places.
+        grid: patches down and across.
         span: height and width of a tile in cells of the UNet's input, when that is not the tile alone.
         origin: (B, 2), cell of the tile at which each input begins, where not at its corner.
     """
@@ -118,15 +110,15 @@ class Injection:
     adapter: Adapter
     tokens: Tensor
     strength: float
-    grid: tuple[int, int] = (1, 1)
+    grid: tuple[int, int]
     span: tuple[float, float] | None = None
     origin: Tensor | None = None
     _held: dict[tuple[int, torch.dtype], tuple[Tensor, Tensor]] = field(default_factory=dict, init=False)
 
     def seen(
-        self, number: int, query: Tensor, heads: int, *, rows: Tensor | None = None, cells: tuple[int, int] = (0, 0)
+        self, number: int, query: Tensor, heads: int, *, cells: tuple[int, int], rows: Tensor | None = None
     ) -> Tensor:
-        """What layer `number` adds to its attention's result, before the output projection: (R, N, C) like `query`.
+        """The sum that layer `number` adds before its output projection, (R, N, C) like `query`.
 
         Args:
             number: of the layer, from 0 in diffusers' order.
@@ -138,9 +130,8 @@ class Injection:
         """
         layer: Any = self.adapter.layers[number]
         keys, values = self._keys_values(number, layer, query)
-        if layer.to_q_ip is not None:
-            weight = layer.to_q_ip.weight.to(query.dtype)
-            query = query + F.linear(torch.cat([query, self._places(query, rows, cells)], -1), weight)
+        weight = layer.to_q_ip.weight.to(query.dtype)
+        query = query + F.linear(torch.cat([query, self._places(query, rows, cells)], -1), weight)
         if rows is not None:
             rows = rows.to(query.device)
             blank = (rows < 0).view(-1, 1, 1)
@@ -169,6 +160,29 @@ class Injection:
             shift = shift if rows is None else shift[rows.clamp(min=0).to(shift.device)]
             places = places + shift[:, None]
         return fourier(places).to(query).expand(len(query), -1, -1)
+
+
+
+
+@dataclass(frozen=True)
+class ImageTokens:
+    """An adapter with everything it needs to show a model the tiles of one source.
+
+    Attributes:
+        adapter: made for the model and for `dino`.
+        dino: the feature network.
+        strength: above 0 to 1.
+    """
+
+    adapter: Adapter
+    dino: Dinov2
+    strength: float
+
+    @torch.no_grad()
+    def of_tiles(self, plain: Tensor, scale: float) -> Injection:
+        """Tokens of `plain`, (B, 3, h, w) in [0, 1], tiles of the source as plainly enlarged by `scale`."""
+        tokens = self.adapter.tokens(self.dino, plain, scale)
+        return Injection(self.adapter, tokens, self.strength, self.adapter.grid(plain, scale))
 
 
 def level(count: int, cells: tuple[int, int]) -> tuple[int, tuple[int, int]]:

@@ -15,30 +15,28 @@ from ..errors import AdapterError
 from ..networks.dinov2 import Dinov2
 from .format import CROSS_DIM, AdapterInfo, read_adapter
 from .injection import Adapter, Layer
-from .projectors import PLACE_DIM, Projector, feature_dim, read_projector
+from .projectors import PLACE_DIM, PatchTokens, feature_dim, read_projector
 
 EMBEDDED: Final = Path(__file__).parent.parent / "embedded" / "adapter" / "adapter.safetensors"
 
 
-def new_layers(shapes: Sequence[tuple[int, int]], heads: Sequence[int], *, width: int, placed: bool) -> list[Layer]:
+def new_layers(shapes: Sequence[tuple[int, int]], heads: Sequence[int], *, width: int) -> list[Layer]:
     """Untrained layers that add nothing yet: what they see is multiplied by zero.
 
-    Placed ones look at the patches around each place from the start: the product of two places, 16 at the same one,
+    They look at the patches around each place from the start: the product of two places, 16 at the same one,
     is scaled so that a patch further off counts exp(-2) as much to the first head, and ever less so to the others.
     """
     layers = []
     for (channels, _), count in zip(shapes, heads, strict=True):
-        layer = Layer(channels, width, placed=placed)
+        layer = Layer(channels, width)
         nn.init.zeros_(layer.to_v_ip.weight)
-        if layer.to_q_ip is not None:
-            _aim(layer, channels // count, count)
+        _aim(layer, channels // count, count)
         layers.append(layer)
     return layers
 
 
 @torch.no_grad()
 def _aim(layer: Layer, head_dim: int, heads: int) -> None:
-    assert layer.to_q_ip is not None
     nn.init.zeros_(layer.to_q_ip.weight)
     nn.init.normal_(layer.to_k_ip.weight, std=0.02)
     for head in range(heads):
@@ -80,17 +78,16 @@ def from_tensors(info: AdapterInfo, tensors: Mapping[str, Tensor], *, name: str,
         AdapterError: a tensor is missing, too many, or of a shape that does not fit the others or the metadata.
     """
     held = {key.removeprefix("image_proj."): t for key, t in tensors.items() if key.startswith("image_proj.")}
-    projector = read_projector(info, held, dim=dim, name=name)
-    layers = _read_layers(info, {k: t for k, t in tensors.items() if not k.startswith("image_proj.")}, name)
+    projector = read_projector(held, dim=dim, name=name)
+    layers = _read_layers({k: t for k, t in tensors.items() if not k.startswith("image_proj.")}, name)
     adapter = Adapter(info, projector, layers, name=name).eval().requires_grad_(False)
     if dim is not None:
         _check_width(adapter, projector, dim)
     return adapter
 
 
-def _check_width(adapter: Adapter, projector: Projector, dim: int) -> None:
-    given = torch.zeros(1, dim) if adapter.info.projector == "linear" else torch.zeros(1, dim, 1, 1)
-    width, wanted = projector(given).shape[-1], CROSS_DIM.get(adapter.info.base, adapter.width)
+def _check_width(adapter: Adapter, projector: PatchTokens, dim: int) -> None:
+    width, wanted = projector(torch.zeros(1, dim, 1, 1)).shape[-1], CROSS_DIM.get(adapter.info.base, adapter.width)
     if not width == adapter.width == wanted:
         raise AdapterError(
             f"{adapter.name}: tokens for {adapter.info.base} must be {wanted} wide; its projector gives {width} and "
@@ -98,8 +95,8 @@ def _check_width(adapter: Adapter, projector: Projector, dim: int) -> None:
         )
 
 
-def _read_layers(info: AdapterInfo, tensors: Mapping[str, Tensor], name: str) -> list[Layer]:
-    parts = ("to_k_ip", "to_v_ip", *(["to_q_ip"] if info.placed else []))
+def _read_layers(tensors: Mapping[str, Tensor], name: str) -> list[Layer]:
+    parts = ("to_k_ip", "to_v_ip", "to_q_ip")
     count = len(tensors) // len(parts)
     wanted = [f"ip_adapter.{2 * i + 1}.{part}.weight" for i in range(count) for part in parts]
     if count == 0 or sorted(wanted) != sorted(tensors):
@@ -113,12 +110,12 @@ def _read_layers(info: AdapterInfo, tensors: Mapping[str, Tensor], name: str) ->
         held = {part: tensors[f"ip_adapter.{2 * i + 1}.{part}.weight"] for part in parts}
         shape = held["to_k_ip"].shape
         fits = len(shape) == 2 and held["to_v_ip"].shape == shape
-        if not fits or (info.placed and held["to_q_ip"].shape != (shape[0], shape[0] + PLACE_DIM)):
+        if not fits or held["to_q_ip"].shape != (shape[0], shape[0] + PLACE_DIM):
             shapes = ", ".join(f"{part} {tuple(tensor.shape)}" for part, tensor in held.items())
             raise AdapterError(
                 f"{name}: layer {2 * i + 1} must hold (channels, width) matrices; it has {shapes}. Get the file again."
             )
-        layer = Layer(shape[0], shape[1], placed=info.placed)
+        layer = Layer(shape[0], shape[1])
         layer.load_state_dict({f"{part}.weight": tensor for part, tensor in held.items()})
         layers.append(layer)
     if len({layer.to_k_ip.in_features for layer in layers}) > 1:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from ..errors import DinoError, ImageError, Interrupted, ModelError, SettingsError
 from ..pictures.files import check_writable, new_file
 from ..settings import Settings
+from ..webui_settings import all_knobs
 from .jobs import Job, prepare
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from ..pipeline import Result
-    from ..run.run import Progress
+    from ..run.progress import Progress
 
 DONE, SOME_FAILED, USAGE, NOTHING_DONE, INTERRUPTED = 0, 1, 2, 3, 130
 _BAR: Final = "{desc}: {percentage:3.0f}%|{bar}|{postfix}, {elapsed} gone, {remaining} left"
@@ -86,11 +87,12 @@ def run(jobs: Sequence[Job], options: Options) -> int:
 
 def flag_of(field: str) -> str:
     """The command line's name for a setting."""
-    return "--" + {"scale_factor": "scale", "dino_enabled": "no-dino"}.get(field, field).replace("_", "-")
+    knob = all_knobs().get(field)
+    return knob.flag if knob else "--" + field.replace("_", "-")
 
 
 def describe(error: DinoError) -> str:
-    """The message, led by the flag it is about."""
+    """The message, with the flag it is about in front."""
     return f"{flag_of(error.field)}: {error}" if isinstance(error, SettingsError) else str(error)
 
 

@@ -11,7 +11,7 @@ from ..pictures.infotext import parse_infotext
 from ..settings import INFOTEXT_VERSION_KEY, Settings
 from ..version import __version__
 from ..webui.model.model_files import BUILT_IN_MODEL, DEFAULT_MODEL
-from ..webui.panel.arguments import FIELDS, TITLE
+from ..webui_settings import FIELDS, TITLE
 from .doctor import Failed, Skipped
 from .doctor_visit import CONSOLE, SMALL, SOURCE_PX, Visit, apart, source
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from ..version import __version__
-from ..webui.panel.arguments import FIELDS, TITLE, all_knobs
+from ..webui_settings import FIELDS, TITLE, all_knobs
 from . import doctor_generations as generations
 from .doctor import Check, Failed, Skipped
 from .doctor_visit import CONSOLE, Visit

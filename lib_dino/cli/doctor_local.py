@@ -68,7 +68,7 @@ def _features(here: Here) -> str:
 
 
 def _denoiser(here: Here) -> str:
-    return str(_loaded("sampling.pixel_model").EmbeddedRender().name)
+    return str(_loaded("sampling.pixel_model").PixelTileModel().name)
 
 
 def _loaded(name: str) -> Any:

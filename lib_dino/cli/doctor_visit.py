@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from ..webui.model.model_files import BUILT_IN_MODEL
-from ..webui.panel.arguments import TITLE
+from ..webui_settings import TITLE
 from .doctor import Failed
 from .webui_client import Answer, Unanswered, WebUI
 

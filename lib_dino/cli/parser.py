@@ -1,6 +1,6 @@
 """The command line: `python -m lib_dino upscale | settings | demo | doctor`.
 
-Every flag of a setting is read off `settings.knobs()`. Loads without torch.
+Every flag of a setting is read off its declaration. Loads without torch.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, NoReturn, get_type_hints
+from typing import Any, Final, NoReturn
 
+from ..declarations import GROUPS, Knob
 from ..errors import DinoError, Interrupted, SettingsError
 from ..pictures.files import read_settings_text
 from ..pictures.infotext import parse_infotext
-from ..settings import PRESETS, Knob, Settings, knobs, preset
+from ..settings import PRESETS, Settings, knobs, preset
 from ..version import __version__
+from ..webui_settings import retired_notes, webui_knobs
 from . import batch
 from .batch import Options, describe, flag_of, say
 from .jobs import UsageError, find_pictures, plan_jobs, prepare, size_suffix
@@ -27,16 +29,6 @@ EXAMPLE: Final = Path(__file__).resolve().parents[2] / "examples" / "astronaut.p
 _DEMO_SEED: Final = 1
 _DEMO_SIDE_PX: Final = 512
 
-_GROUPS: Final = {
-    "size of the result": ("scale_factor", "width", "height", "megapixels"),
-    "how it is repainted": ("denoise", "steps", "seed"),
-    "how it is kept to the source": (
-        "consistency", "clean_source", "texture", "dino_strength", "dino_enabled", "dino_model",
-    ),
-    "what is done about drift": ("repair_tries", "max_drift"),
-    "what the model is shown of the source": ("adapter_strength", "adapter"),
-    "tiles": ("skip_flat", "tile_size", "overlap", "tile_batch_size"),
-}
 _EXIT_CODES: Final = """\
 exit codes:
   0    every picture was done
@@ -50,13 +42,13 @@ examples:
   python -m lib_dino upscale photo.jpg -o photo_large.png
       twice as large, with the settings that suit most photos
   python -m lib_dino upscale photo.jpg -o out --scale 4 --preset conservative --compare
-      four times as large, close to the source, beside plain enlargement for comparison
+      four times as large, close to the source, with a comparison beside it
   python -m lib_dino upscale holiday '*.webp' -o out --width 3840 --report
       a folder and a pattern; each result 3840 px wide, with a JSON report beside it
   python -m lib_dino settings out/photo_x4.png
-      what a picture was made with
+      print the settings a picture was made with
   python -m lib_dino doctor --url http://127.0.0.1:7860
-      whether the extension works in a running WebUI, and what to do where it does not
+      check the extension in a running WebUI
 
 """
 _FORM: Final[dict[str, Any]] = {
@@ -107,6 +99,8 @@ def _show_settings(args: argparse.Namespace) -> int:
         raise DinoError(
             f"{args.file} carries text, but no settings of DINO Upscale. Give a picture that it wrote."
         )
+    for note in retired_notes(found):
+        say(f"note: {note}", error=True)
     settings = dataclasses.asdict(Settings.from_infotext(found))
     say(json.dumps(settings, indent=2) if args.json else "\n".join(f"{k}: {v}" for k, v in settings.items()))
     return batch.DONE
@@ -162,8 +156,8 @@ def _settings(args: argparse.Namespace) -> Settings:
 
 
 def _parser() -> argparse.ArgumentParser:
-    what = "Upscale pictures tile by tile with a diffusion model, kept to their subject by DINOv2."
-    parser = _Parser(prog="python -m lib_dino", description=what, **_FORM)
+    description = "Upscale pictures tile by tile with a diffusion model, guided by DINOv2 features of the source."
+    parser = _Parser(prog="python -m lib_dino", description=description, **_FORM)
     parser.add_argument("--version", action="version", version=f"DINO Upscale {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_upscale(_command(commands, "upscale", _upscale, "Upscale pictures."))
@@ -178,8 +172,8 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", metavar="DIR", default="out", help="folder to write to (default: %(default)s)")
     _add_doctor(_command(
         commands, "doctor", _doctor,
-        "Check a running WebUI over its API, or without --url this command line's own environment. One line a check: "
-        "ok, failed and what to do, or skipped and why. Exit code 0 when nothing failed, 1 otherwise.",
+        "Check a running WebUI over its API, or without --url this command line's own environment. Prints one line a "
+        "check: ok, failed and what to do, or skipped and why. Exit code 0 when nothing failed, else 1.",
     ))  # fmt: skip
     return parser
 
@@ -209,54 +203,58 @@ def _add_upscale(parser: _Parser) -> None:
         "where photo.jpg becomes photo_x2.png",
     )
     parser.add_argument(
-        "--preset", choices=PRESETS, help=f"a set of values; flags given beside it win. {_presets_in_words()}"
+        "--preset", choices=PRESETS,
+        help=f"{webui_knobs()['preset'].help[:-1]}; flags given beside it win. {_presets_in_words()}",
     )
-    for title, names in _GROUPS.items():
-        group = parser.add_argument_group(title)
-        for name in names:
-            _add_knob(group, name, knobs()[name])
-    group = parser.add_argument_group("what is used and written")
+    for title in GROUPS:
+        _add_group(parser, title)
+    group = parser.add_argument_group("Model and files")
     group.add_argument("--model", metavar="DIR", help="folder of a diffusion model (default: the embedded)")
     group.add_argument(
         "--report", metavar="FILE.json", nargs="?", const="",
-        help="write what was done and measured as JSON, to FILE.json or beside each result, and as a page for people "
-        "to FILE_report.html",
+        help="write settings and figures as JSON, to FILE.json or beside each result, and as a page to "
+        "FILE_report.html",
     )
     group.add_argument(
         "--map", action="store_true",
-        help="also write NAME_map.png, where the result drifted from its source, and NAME_worst.png, its three worst "
-        "places beside the source",
+        help="also write NAME_map.png, a map of drift from the source, and NAME_worst.png, the three worst places "
+        "beside the source",
     )
     group.add_argument(
         "--compare", action="store_true",
-        help="also write NAME_compare.png: Lanczos, plain img2img, consistency alone and the result",
+        help="also write NAME_compare.png: Lanczos, plain img2img, consistency alone, the result",
     )
     group.add_argument("--force", action="store_true", help="replace files that exist")
     group.add_argument("--quiet", action="store_true", help="no progress bar, no notes")
 
 
-def _add_knob(group: Any, name: str, knob: Knob) -> None:
-    flag, kind = flag_of(name), get_type_hints(Settings)[name]
-    default = getattr(Settings(), name)
-    if kind is bool:
-        help_text = f"Switch off: {knob.help[0].lower()}{knob.help[1:]}" if default else knob.help
-        action = "store_false" if default else "store_true"
-        group.add_argument(flag, dest=name, action=action, default=argparse.SUPPRESS, help=help_text)
+def _add_group(parser: _Parser, title: str) -> None:
+    members = [knob for knob in knobs().values() if knob.group == title]
+    if members:
+        group = parser.add_argument_group(title)
+        for knob in members:
+            _add_knob(group, knob)
+
+
+def _add_knob(group: Any, knob: Knob) -> None:
+    if knob.kind is bool:
+        help_text = f"Switches this off: {knob.help[0].lower()}{knob.help[1:]}" if knob.default else knob.help
+        action = "store_false" if knob.default else "store_true"
+        group.add_argument(knob.flag, dest=knob.name, action=action, default=argparse.SUPPRESS, help=help_text)
         return
-    limits = "." if kind is str else f" ({knob.limit()}; default {default:g})"
+    limits = "." if knob.kind is str else f" ({knob.limit()}; default {knob.default:g})"
     group.add_argument(
-        flag, dest=name, metavar=knob.unit.upper() or {int: "N", float: "X"}.get(kind, "MODEL"),
-        type=_reader(kind, knob), default=argparse.SUPPRESS,
-        help=f"{knob.help[:-1]}{limits}".replace("%", "%%"),
+        knob.flag, dest=knob.name, metavar=knob.unit.upper() or {int: "N", float: "X"}.get(knob.kind, "MODEL"),
+        type=_reader(knob), default=argparse.SUPPRESS, help=f"{knob.help[:-1]}{limits}".replace("%", "%%"),
     )
 
 
-def _reader(kind: type, knob: Knob) -> Callable[[str], Any]:
+def _reader(knob: Knob) -> Callable[[str], Any]:
     def read(text: str) -> Any:
         try:
-            return kind(text)
+            return knob.kind(text)
         except ValueError:
-            whole = "a whole number, " if kind is int else "a number, "
+            whole = "a whole number, " if knob.kind is int else "a number, "
             raise argparse.ArgumentTypeError(f"must be {whole}{knob.limit()}: got {text!r}") from None
 
     return read

@@ -1,15 +1,12 @@
-"""The source cleaned before anything is held to it: noise and JPEG damage taken off.
+"""Cleaner: a small network that takes noise and JPEG damage off a picture.
 
-Consistency makes a result show its source again, damage included; the diffusion model takes it off and the final pass
-puts it back. So a small network estimates what the source was before it was spoiled, and the result is held to that.
 Residual learning as in DnCNN (Zhang et al., 2017), trained by `training/train_clean.py` on photographs made small and
-spoiled. A source that is clean already is left bitwise alone.
+spoiled. `run/prepare.py` decides how much of its answer is used.
 """
 
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..sampling.consistency import dead_zone, source_noise
 from ..tiling.chunks import windows
 from ..tiling.padding import mirrored
 from .weights_file import load_net, save_net
@@ -25,34 +21,9 @@ from .weights_file import load_net, save_net
 EMBEDDED: Final = Path(__file__).parent.parent / "embedded" / "clean" / "model.safetensors"
 VERSION: Final = 1
 
-UNSURE, SURE = 3.0, 6.0
-"""Log odds of damage: up to the one a source is taken for clean, from the other on all damage is taken off.
-
-Of twelve held-out photographs eleven lie below 3 as they are, and one at 7 (a bird before a grainy ground); with noise
-of 2/255 all lie above 3, as JPEG of quality 90. What is milder gains nothing from being cleaned.
-"""
-
 WINDOW_PX: Final = 512
 MARGIN_PX: Final = 48
 """Larger sources are cleaned window by window; the margin is more than the network sees of a pixel's surroundings."""
-
-
-@dataclass(frozen=True)
-class Reference:
-    """What a result is held to.
-
-    Attributes:
-        image: (1, 3, H, W) in [0, 1]; the source itself where it was clean.
-        dead_zone: differences from it that are let stand, see `consistency.soft`; 0 for a cleaned source. Letting the
-            estimate's own spread stand cost 0.5 dB and 18 % in feature distance on spoiled photographs.
-        noise: estimated noise of the source as given, in units of the picture's range.
-        taken: root mean square of what was taken off it, in the same units.
-    """
-
-    image: Tensor
-    dead_zone: float
-    noise: float
-    taken: float
 
 
 class Cleaner(nn.Module):
@@ -105,27 +76,8 @@ def embedded_cleaner() -> Cleaner:
 
 
 @torch.no_grad()
-def held_to(source: Tensor, *, strength: float, cleaner: Cleaner | None = None) -> Reference:
-    """What a result of `source`, (1, 3, H, W) in [0, 1], is held to.
-
-    Args:
-        strength: share of the damage that is taken off, 0 to 1; 0 holds to the source itself, noise let stand.
-        cleaner: None takes the embedded one.
-    """
-    noise = source_noise(source)
-    if strength == 0:
-        return Reference(source, dead_zone(noise), noise, 0.0)
-    image, odds = _windowed(cleaner or embedded_cleaner(), source.float())
-    # Part of the way where it is not sure, so that sources which hardly differ are treated alike.
-    share = strength * min(1.0, max(0.0, (odds - UNSURE) / (SURE - UNSURE)))
-    if share == 0:
-        return Reference(source, 0.0, noise, 0.0)
-    taken = share * float((image - source).square().mean().sqrt())
-    return Reference(torch.lerp(source, image.to(source), share), 0.0, noise, taken)
-
-
-def _windowed(cleaner: Cleaner, source: Tensor) -> tuple[Tensor, float]:
-    """The clean picture and the mean log odds of damage."""
+def clean_windowed(cleaner: Cleaner, source: Tensor) -> tuple[Tensor, float]:
+    """Clean a source, (1, 3, H, W) in [0, 1], window by window; with the mean log odds of damage."""
     height, width = source.shape[-2:]
     image, odds = source.clone(), 0.0
     # Sides and margins are even: the network works on pixel blocks.

@@ -9,6 +9,7 @@ original does for its models with registers, and for models without them too.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -65,10 +66,6 @@ class Dinov2(nn.Module):
         """Final normed patch tokens as a grid, (B, dim, H / 14, W / 14), rows as in the picture."""
         return self.layer_tokens(image, [self.depth])[0]
 
-    def class_token(self, image: Tensor) -> Tensor:
-        """The final normed class token, (B, dim)."""
-        return self._normed(self._run(image, {self.depth})[self.depth])[:, 0]
-
     def layer_tokens(self, image: Tensor, layers: Sequence[int]) -> list[Tensor]:
         """Patch grids after so many blocks, 1 to `depth`, each through the final norm."""
         if not all(1 <= layer <= self.depth for layer in layers):
@@ -113,6 +110,14 @@ def _exact(like: Tensor) -> AbstractContextManager[Any]:
     """No autocast where `like` lies."""
     kind = like.device.type
     return torch.autocast(kind, enabled=False) if kind in ("cpu", "cuda", "xpu") else contextlib.nullcontext()
+
+
+def fingerprint(dino: Dinov2) -> str:
+    """Sixteen hex digits that tell feature networks apart, the same for float32 and float16 copies of one."""
+    digest = hashlib.sha256(f"{dino.dim} {dino.depth} {dino.registers}".encode())
+    for tensor in (dino.patch.weight, dino.norm.weight, dino.positions):
+        digest.update(tensor.detach().cpu().half().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def position_grid(positions: Tensor, grid: Sequence[int]) -> Tensor:

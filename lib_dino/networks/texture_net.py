@@ -24,7 +24,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..sampling.consistency import soft
 from ..tiling.chunks import windows
 from ..tiling.padding import surrounded
 from ..tiling.resample import resize
@@ -42,12 +41,6 @@ LEAST_FACTOR: Final = 1.2
 EPS: Final = 1e-6
 CENTRE, SCALE = -9.0, 2.0
 """Log energies are (x - CENTRE) / SCALE to the network."""
-WEAKEST, STRONGEST = 0.05, 1.5
-"""Least and most that detail is multiplied by. Much more than was painted is in the wrong places: with 4 instead of 1.5
-the distance to the original grew by 1 % at 2x and 5 % at 4x."""
-TRUST: Final = 2.5
-"""How many spreads off the expectation detail is let stand. With less, faithful sharp pictures would lose: at 2.5 they
-keep 0.97 (2x) and 0.96 (4x) of their sharpness on held-out photographs, at 1.5 0.94 and 0.91."""
 SPREAD_PX: Final = 1.5
 """Energies are means under a Gaussian of so many pixels of the source."""
 WINDOW_PX: Final = 512
@@ -197,46 +190,6 @@ def expected(net: TextureNet, source: Tensor, factor: float) -> Texture:
 
 def _halved(span: slice) -> slice:
     return slice(span.start // 2, span.stop // 2)
-
-
-# ---------------------------------------------------------------- acting on pictures
-
-
-@torch.no_grad()
-def with_texture(
-    image: Tensor, texture: Texture, source_size: tuple[int, int], factor: float, *, strength: float
-) -> Tensor:
-    """`image`, (1, 3, H, W) in [0, 1], with its unseen detail scaled to within what is expected.
-
-    Args:
-        texture: as `expected` gives it.
-        source_size: (height, width) of the source, pixels.
-        factor: the enlargement.
-        strength: 0 leaves everything, 1 scales fully; in between by powers, so that halves add up.
-    """
-    if strength == 0 or factor < LEAST_FACTOR:
-        return image
-    size = (image.shape[-2], image.shape[-1])
-    margin = math.ceil(16 * factor)
-    fine = unseen(image.float(), source_size)
-    both = torch.cat([texture.log, TRUST * texture.spread])
-    large = F.interpolate(both, size=size, mode="bilinear", align_corners=False)
-    around, wanted = surrounded(fine, margin), surrounded(large, margin)
-    out = image.float() - fine
-    for window in windows(size, side=WINDOW_PX, margin=0):
-        rows, cols = (slice(span.start, span.stop + 2 * margin) for span in (window.rows, window.cols))
-        log, slack = wanted[..., rows, cols].chunk(2)
-        scaled = _scaled(around[..., rows, cols], log, slack, factor, strength)
-        out[..., window.rows, window.cols] += scaled[..., margin:-margin, margin:-margin]
-    return out.clamp(0, 1).to(image)
-
-
-def _scaled(fine: Tensor, log: Tensor, slack: Tensor, factor: float, strength: float) -> Tensor:
-    """(1, 3, h, w) after each of its bands was brought to within `slack` of its expected log energy."""
-    parts, sigma = split(fine, factor), SPREAD_PX * factor
-    surplus = (energies(parts, sigma) + EPS).log() - log
-    gain = (-0.5 * soft(surplus, slack)).exp().clamp(WEAKEST, STRONGEST) ** strength
-    return (blurred(gain, sigma / 2) * parts).sum(0, keepdim=True)
 
 
 # ---------------------------------------------------------------- files

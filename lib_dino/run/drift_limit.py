@@ -1,12 +1,12 @@
-"""The bound: what drifts too far is blended back to the enlarged source until, measured again, nothing does.
+"""Drift limit: what drifts too far is blended back to the enlarged source until, measured again, nothing does.
 
 The promise is about the finished picture as it is saved, rounded to 8 bits, and about the measure: every patch of
-every tile lies within the bound as the measure sees it. It says nothing of what the measure cannot see.
+every tile lies within the limit as the measure sees it. It says nothing of what the measure cannot see.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -18,10 +18,10 @@ from ..measure.drift import TileDrift
 from ..tiling.plan import Tile
 
 PATCH_ROUNDS: Final = 6
-"""Rounds in which patches are blended back by degrees; what is over the bound after them goes back tile by tile."""
+"""Rounds in which patches are blended back by degrees; what is over the limit after them goes back tile by tile."""
 
 _AIM: Final = 0.9
-"""Part of the bound that a round aims at, so that few more are needed."""
+"""Part of the limit that a round aims at, so that few more are needed."""
 
 _NEARLY: Final = 0.98
 """Shares above it become 1: closer steps are not worth a round."""
@@ -30,22 +30,22 @@ _FADE_PX: Final = 32
 """How far around a wholly blended tile the enlarged source fades out."""
 
 
-@dataclass
-class Held:
-    """A picture within the bound.
+@dataclass(frozen=True)
+class Limited:
+    """A picture within the drift limit.
 
     Attributes:
         image: (1, 3, H, W), in steps of 1/255.
         share: (1, 1, H, W), 0 to 1: how much of each pixel is the enlarged source.
         before: each tile's drift before anything was blended.
-        over: tiles that stay over the bound, because even the enlarged source does once it is rounded, or because
+        over: tiles that stay over the limit, because even the enlarged source does once it is rounded, or because
             they lie where the picture may not change.
     """
 
     image: Tensor
     share: Tensor
-    before: dict[Tile, TileDrift] = field(default_factory=dict)
-    over: list[Tile] = field(default_factory=list)
+    before: Mapping[Tile, TileDrift] = field(default_factory=dict)
+    over: tuple[Tile, ...] = ()
 
 
 def eight_bit(image: Tensor) -> Tensor:
@@ -53,19 +53,19 @@ def eight_bit(image: Tensor) -> Tensor:
     return (image.clamp(0, 1) * 255).round() / 255
 
 
-def hold(
+def enforce_limit(
     image: Tensor,
     enlarged: Tensor,
     tiles: Sequence[Tile],
     *,
-    bound: float,
+    limit: float,
     scale: tuple[float, float],
     measure: Callable[[Tile, Tensor], TileDrift | None],
     saved: Callable[[Tensor], Tensor] = eight_bit,
     mask: Tensor | None = None,
     last: Tensor | None = None,
-) -> Held:
-    """Blend `image` back to `enlarged` wherever its drift is over the bound, and no further than it takes.
+) -> Limited:
+    """Blend `image` back to `enlarged` wherever its drift is over the limit, and no further than it takes.
 
     It ends, as shares only grow and a tile that is wholly the enlarged source is asked no more; and a tile that was
     not measured again after its last change is none of the result's.
@@ -73,32 +73,32 @@ def hold(
     Args:
         image, enlarged: (1, 3, H, W) in [0, 1].
         tiles: those that are measured.
-        bound: largest patch drift above the floor, above 0.
+        limit: largest patch drift above the floor, above 0.
         scale: pixels of the result to one of the source, down and across.
         measure: drift of a tile in a picture; None where nothing can be measured.
         saved: what is left of a picture once it is written.
         mask: (1, 1, H, W); where it is 0 nothing is blended.
-        last: the picture that the floor was measured on, for tiles in which even `enlarged` is over the bound.
+        last: the picture that the floor was measured on, for tiles in which even `enlarged` is over the limit.
     """
     allowed = torch.ones_like(image[:, :1]) if mask is None else (mask > 0).to(image)
     share, fallen = torch.zeros_like(allowed), set[Tile]()
-    held = Held(saved(image), share)
+    current, before, over = saved(image), dict[Tile, TileDrift](), list[Tile]()
     waiting, rounds, enlarged = list(tiles), 0, enlarged.clone()
     while waiting:
-        found = {tile: drift for tile in waiting if (drift := measure(tile, held.image)) is not None}
-        held.before = held.before or found
-        held.over = [tile for tile in held.over if tile not in found]
+        drifts = {tile: drift for tile in waiting if (drift := measure(tile, current)) is not None}
+        before = before or drifts
+        over = [tile for tile in over if tile not in drifts]
         grown, touched = share.clone(), torch.zeros_like(share, dtype=torch.bool)
-        for tile, drift in found.items():
-            if float(drift.patches.max()) <= bound:
+        for tile, drift in drifts.items():
+            if float(drift.patches.max()) <= limit:
                 continue
             if rounds < PATCH_ROUNDS:
-                _blend_patches(grown, drift, scale, bound)
+                _blend_patches(grown, drift, scale, limit)
             if not _grew(share, grown * allowed, tile):
                 _blend_tile(grown, tile)
             if not _grew(share, grown * allowed, tile):
                 if last is None or tile in fallen:
-                    held.over.append(tile)
+                    over.append(tile)
                     continue
                 fallen.add(tile)
                 enlarged[..., tile.rows, tile.cols] = last[..., tile.rows, tile.cols]
@@ -107,23 +107,23 @@ def hold(
         touched |= grown > share
         waiting = [tile for tile in tiles if bool(touched[..., tile.rows, tile.cols].any())]
         share, rounds = grown, rounds + 1
-        held.share, held.image = share, saved(torch.lerp(image, enlarged, share))
-    return held
+        current = saved(torch.lerp(image, enlarged, share))
+    return Limited(current, share, before, tuple(over))
 
 
-def bound_note(held: Held, bound: float) -> str:
-    """One sentence for a person on what keeping the bound took."""
-    share = float(held.share.mean())
-    over = sum(float(d.patches.max()) > bound for d in held.before.values())
-    if held.over:
+def limit_note(limited: Limited, limit: float) -> str:
+    """Say in one sentence what keeping the limit took."""
+    share = float(limited.share.mean())
+    over = sum(float(d.patches.max()) > limit for d in limited.before.values())
+    if limited.over:
         return (
-            f"{len(held.over)} of {len(held.before)} tiles are over the bound of {bound:.3g} and could not be brought "
-            f"within it: even the enlarged source is over it there, or the mask forbids a change."
+            f"{len(limited.over)} of {len(limited.before)} tiles are over the bound of {limit:.3g} and could not be "
+            f"brought within it: even the enlarged source is over it there, or the mask forbids a change."
         )
     if share == 0:
-        return f"Within the measured bound of {bound:.3g} everywhere; nothing had to be blended."
+        return f"Within the measured bound of {limit:.3g} everywhere; nothing had to be blended."
     return (
-        f"Within the measured bound of {bound:.3g} everywhere: {over} of {len(held.before)} tiles were over it, and "
+        f"Within the measured bound of {limit:.3g} everywhere: {over} of {len(limited.before)} tiles were over it, and "
         f"{100 * share:.1f} % of the picture was blended back to the enlarged source for it."
     )
 
@@ -132,12 +132,12 @@ def _grew(share: Tensor, grown: Tensor, tile: Tile) -> bool:
     return bool((grown[..., tile.rows, tile.cols] > share[..., tile.rows, tile.cols]).any())
 
 
-def _blend_patches(share: Tensor, drift: TileDrift, scale: tuple[float, float], bound: float) -> None:
+def _blend_patches(share: Tensor, drift: TileDrift, scale: tuple[float, float], limit: float) -> None:
     """Raise `share` in place where patches are over the bound, fading out over the next patch around them."""
     over = drift.patches[None, None].to(share)
     # Drift goes about with the square of what differs; the rest is left to the next round.
-    more = 1 - (_AIM * bound / over.clamp(min=1e-9)).sqrt()
-    more = F.pad(torch.where(over > bound, more, torch.zeros_like(over)), (2, 2, 2, 2))
+    more = 1 - (_AIM * limit / over.clamp(min=1e-9)).sqrt()
+    more = F.pad(torch.where(over > limit, more, torch.zeros_like(over)), (2, 2, 2, 2))
     more = F.max_pool2d(more, 3, stride=1, padding=1)
     rows, cols = (
         _patch_box(span, times, patches)

@@ -1,134 +1,184 @@
-"""Self-repair: a tile that drifts too far is redone, and the best painting is kept.
+"""Retry: a tile that drifts too far is sampled again, and the best attempt is kept.
 
-A tile fails when the finished picture would be over the bound there, or when the model painted something else, even
-though the final consistency will hide that from any measure at the source's scale: what is pulled back to the source
-by force keeps the outlines of what was painted (a cup pasted into a sleeve stays visible as a ghost of a cup, with a
-drift of 0.003). Where the feature network has an expected-detail head, a tile also fails by suspicion, for what a
-downscaling cannot see at all.
+A tile fails when the finished picture would be over the bound there, or when the model made something else, even though
+the final consistency will hide that from any measure at the source's scale: what is pulled back by force keeps the
+outlines of what was there. Where the feature network has an edit detector, a tile also fails by its probability, for
+what downscaling cannot see at all.
 
-Blur always looks faithful, so drift alone must not decide: a painting with much less detail than the first is no
+Blur always looks faithful, so drift alone must not decide: an attempt with much less detail than the first is no
 candidate, however faithful it is.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Final, Protocol
+from dataclasses import dataclass
+from typing import Final
+
+from torch import Tensor
 
 from ..measure.drift import TileDrift
 from ..measure.quality import detail_energy
+from ..settings import MAX_SEED
 from ..tiling.plan import Tile
-from .painter import Painted, Painting
+
+DENOISE_FACTOR: Final = 0.8
+STRENGTH_STEP: Final = 0.25
+"""From one retry to the next: denoise times the one, guidance plus the other. Chosen, not fitted."""
 
 LEAST_DETAIL: Final = 0.8
-"""A redone tile keeps at least this share of the first painting's high-frequency energy."""
+"""A retried tile keeps at least this share of the first attempt's high-frequency energy. Chosen, not fitted."""
 
 _LEAST: Final = 1e-7
 """Least chance of honesty that float32 tells from none."""
 
 
-class Measure(Protocol):
-    """Drift of a painting, with `detail` its suspicion too; None where it determines no pixel of the source."""
+@dataclass(frozen=True)
+class AttemptSettings:
+    """How a batch of tiles is sampled.
 
-    def __call__(self, painted: Painted, *, detail: bool) -> TileDrift | None:
-        """Measure one painting."""
+    Attributes:
+        number: 0 for the first attempt at a tile, 1 for its first retry, ...
+        seed: of the noise; the first attempt's is the picture's.
+        denoise, strength, consistency: as in `Settings`.
+    """
+
+    number: int
+    seed: int
+    denoise: float
+    strength: float
+    consistency: float
+
+    def next(self, *, guides: bool) -> AttemptSettings:
+        """Settings of the next retry: other noise and full consistency, then ever less denoise and more guidance."""
+        return AttemptSettings(
+            self.number + 1,
+            (self.seed + 1) % (MAX_SEED + 1),
+            self.denoise * (DENOISE_FACTOR if self.number else 1.0),
+            min(1.0, self.strength + STRENGTH_STEP) if guides else self.strength,
+            1.0,
+        )
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A painting with what it was judged by.
+class Attempt:
+    """A finished attempt at one tile.
 
     Attributes:
-        drift: of the tile as the finished picture will show it; None where it determines no pixel of the source.
+        image: (1, 3, h, w) in [0, 1].
+        seconds: wall time, its batch's shared evenly.
+        guidance: see `report.TileReport`.
+        drift: as the finished picture will show it; None where it was not judged, or the tile determines no pixel of
+            the source.
         detail: its high-frequency energy, see `quality.detail_energy`.
         failing: how bad it is, 1 being what is just let stand.
     """
 
-    painted: Painted
-    drift: TileDrift | None
-    detail: float
-    failing: float
-
-
-@dataclass
-class Trial:
-    """All paintings of one tile, the first one first."""
-
     tile: Tile
-    paintings: list[Judged] = field(default_factory=list)
+    settings: AttemptSettings
+    image: Tensor
+    seconds: float
+    guidance: float
+    drift: TileDrift | None = None
+    detail: float = 0.0
+    failing: float = 0.0
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """All attempts at one tile, the first one first."""
+
+    attempts: tuple[Attempt, ...]
 
     @property
-    def best(self) -> Judged:
-        """The least failing among paintings that have kept the detail of the first."""
-        enough = LEAST_DETAIL * self.paintings[0].detail
-        return min((p for p in self.paintings if p.detail >= enough), key=lambda p: p.failing)
+    def tile(self) -> Tile:
+        """The tile."""
+        return self.attempts[0].tile
 
     @property
-    def tries(self) -> int:
-        """How often the tile was redone."""
-        return len(self.paintings) - 1
+    def best(self) -> Attempt:
+        """The least failing among attempts that have kept the detail of the first."""
+        enough = LEAST_DETAIL * self.attempts[0].detail
+        return min((a for a in self.attempts if a.detail >= enough), key=lambda a: a.failing)
+
+    @property
+    def retries(self) -> int:
+        """How often the tile was retried."""
+        return len(self.attempts) - 1
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of all attempts."""
+        return sum(attempt.seconds for attempt in self.attempts)
+
+    def plus(self, attempt: Attempt) -> Candidates:
+        """These and one more."""
+        return Candidates((*self.attempts, attempt))
 
 
-def judged(painted: Painted, pulled: Painted, bound: float, measure: Measure, *, detail: bool = True) -> Judged:
-    """`pulled` with its drift and detail, and how badly it fails.
+def judge(attempt: Attempt, consistent: Tensor, bound: float, measure: Callable[..., TileDrift | None]) -> Attempt:
+    """Add drift, detail and how badly it fails to an attempt.
+
+    A first attempt keeps its picture as the model left it, so that looking at it changes nothing; a retry takes
+    `consistent`.
 
     Args:
-        painted: as the model left it.
-        pulled: as the finished picture will show it.
+        consistent: the attempt's picture as the finished one will show it.
         bound: largest patch drift above the floor that is let stand in the finished picture.
-        measure: looks at a painting.
-        detail: have it fail by suspicion too.
+        measure: drift of a picture of the tile, with `detail=True` its edit probability too; None where nothing can be
+            measured.
     """
-    drift = measure(pulled, detail=detail)
-    found = drift if pulled is painted else measure(painted, detail=False)
+    drift = measure(consistent, detail=True)
+    raw = drift if consistent is attempt.image else measure(attempt.image, detail=False)
     failing = 0.0
-    if drift is not None and found is not None:
+    if drift is not None and raw is not None:
         failing = max(
             float(drift.patches.max()) / bound,
-            float(found.patches.max()) / found.thresholds.invented,
-            suspected(drift),
+            float(raw.patches.max()) / raw.thresholds.invented,
+            towards_alarm(drift),
         )
-    return Judged(pulled, drift, detail_energy(pulled.image), failing)
+    image = consistent if attempt.settings.number else attempt.image
+    return dataclasses.replace(attempt, image=image, drift=drift, detail=detail_energy(consistent), failing=failing)
 
 
-def suspected(drift: TileDrift) -> float:
-    """How far a tile's suspicion is towards the alarm, 1 being just at it; 0 without a head.
+def towards_alarm(drift: TileDrift) -> float:
+    """How far a tile's edit probability is towards the alarm, 1 being just at it; 0 without a detector.
 
-    Compared is minus the logarithm of the chance that nothing was invented: suspicion itself crowds below 1.
+    Compared is minus the logarithm of the chance that nothing was invented: probabilities crowd below 1.
     """
-    suspicion, alarm = drift.suspicion_score, drift.thresholds.alarm
-    if suspicion is None or alarm is None or not 0 < alarm < 1:
+    probability, alarm = drift.suspicion_score, drift.thresholds.alarm
+    if probability is None or alarm is None or not 0 < alarm < 1:
         return 0.0
-    return math.log1p(-min(suspicion, 1 - _LEAST)) / math.log1p(-alarm)
+    return math.log1p(-min(probability, 1 - _LEAST)) / math.log1p(-alarm)
 
 
-def repair(
-    trials: Sequence[Trial],
+def retry(
+    candidates: Sequence[Candidates],
     *,
     tries: int,
-    again: Callable[[Painting], Painting],
-    paint: Callable[[list[Tile], Painting], list[Judged] | None],
-) -> bool:
-    """Redo the failing tiles of one batch, only those, at most `tries` times each.
+    next_attempt: Callable[[AttemptSettings], AttemptSettings],
+    sample: Callable[[list[Tile], AttemptSettings], list[Attempt] | None],
+) -> tuple[list[Candidates], bool]:
+    """Retry the failing tiles of one batch, only those, at most `tries` times each.
 
     Args:
-        trials: each with its first painting; the others are added.
-        tries: 0 redoes nothing.
-        again: the next way to paint.
-        paint: paints and judges tiles in one go; None when the user asked to stop.
+        candidates: each with its first attempt, judged.
+        tries: 0 retries nothing.
+        next_attempt: settings of the next retry.
+        sample: samples and judges tiles in one go; None when the user asked to stop.
 
     Returns:
-        Whether the user asked to stop.
+        The candidates, and whether the user asked to stop.
     """
+    by_tile = {each.tile: each for each in candidates}
     for _ in range(tries):
-        failed = [trial for trial in trials if trial.best.failing > 1]
+        failed = [each for each in by_tile.values() if each.best.failing > 1]
         if not failed:
-            return False
-        found = paint([trial.tile for trial in failed], again(failed[0].paintings[-1].painted.painting))
-        if found is None:
-            return True
-        for trial, painting in zip(failed, found, strict=True):
-            trial.paintings.append(painting)
-    return False
+            break
+        attempts = sample([each.tile for each in failed], next_attempt(failed[0].attempts[-1].settings))
+        if attempts is None:
+            return list(by_tile.values()), True
+        by_tile.update({attempt.tile: by_tile[attempt.tile].plus(attempt) for attempt in attempts})
+    return list(by_tile.values()), False

@@ -1,152 +1,234 @@
-"""The tiles of one picture: painted batch by batch, redone where they drift."""
+"""Tiles of one picture: sampled batch by batch, retried where they drift, blended on a canvas."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from ..measure.drift import TileDrift, Yardstick
-from ..report.records import TileReport
-from ..sampling.tile_model import Progress, Render
-from ..settings import Settings
+from ..adapter.injection import ImageTokens
+from ..errors import SettingsError
+from ..measure.drift import TileDrift
+from ..sampling.consistency import FINAL_ITERATIONS, tile_pull
+from ..sampling.correction import BatchCorrector, TileCorrections
+from ..sampling.tile_model import TileBatch, TileModel
 from ..tiling.blend import Canvas
 from ..tiling.plan import Tile
-from .painter import Painted, Painter, Painting
-from .retry import Judged, Trial, judged, repair
+from .prepare import Prepared
+from .progress import OnProgress, ProgressCounter
+from .retry import Attempt, AttemptSettings, Candidates, judge, retry
 
 
-@dataclass
-class TileLoop:
-    """What becomes of the tiles.
+@dataclass(frozen=True)
+class Conditions:
+    """What the model is shown beside each tile.
 
     Attributes:
-        model, settings: as for `run.Run`.
-        target_size: (height, width) of the result, pixels.
-        wanted: the tiles that are to be painted, in order.
-        yardstick: measures them; needed for repair.
-        condition: shows the model what tiles hold; in force inside its `with` block.
-        progress, preview, starting: as for `run.Run`.
-        records: what was done to each tile so far.
-        stopped: set when the model gave up on the user's wish.
-        made: model calls so far.
-        redone: tiles that were painted again.
+        tokens: makes image tokens of an adapter; None without one.
+        prompts: prompt of each tile; None gives all the picture's own.
     """
 
-    model: Render
-    settings: Settings
-    target_size: tuple[int, int]
-    wanted: Sequence[Tile]
-    yardstick: Yardstick | None
-    condition: Callable[[Sequence[Tile]], AbstractContextManager[None]]
-    progress: Callable[[Progress], None] | None = None
-    preview: Callable[[Tensor], None] | None = None
-    starting: Callable[[Sequence[Tile]], None] | None = None
-    records: dict[Tile, TileReport] = field(default_factory=dict)
-    stopped: bool = False
-    made: int = 0
-    redone: int = 0
-    _extra: int = 0
-    _finished: int = 0
+    tokens: ImageTokens | None = None
+    prompts: Mapping[Tile, str] | None = None
 
-    def __post_init__(self) -> None:
-        self.a_tile = self.model.calls(self.settings.denoise, self.settings.steps)
+
+@dataclass(frozen=True)
+class SampledTiles:
+    """The blended picture before anything is done to the whole of it.
+
+    Attributes:
+        image: (1, 3, *target size) in [0, 1]; where no tile was sampled, what they start from.
+        candidates: the attempts at each tile that was sampled, in order.
+        calls: model calls.
+        stopped: the user asked to stop before the last tile.
+        skipped: open tiles that were left alone, because nothing in them wants repainting.
+    """
+
+    image: Tensor
+    candidates: tuple[Candidates, ...] = ()
+    calls: int = 0
+    stopped: bool = False
+    skipped: tuple[Tile, ...] = ()
 
     @property
-    def calls(self) -> int:
-        """Model calls of all, as far as is known: redone tiles add theirs when their turn comes."""
-        return self._extra + self.a_tile * -(-len(self.wanted) // self.settings.tile_batch_size)
+    def redone(self) -> int:
+        """How many tiles were retried."""
+        return sum(each.retries > 0 for each in self.candidates)
 
-    def paint(self, painter: Painter, canvas: Canvas, *, bound: float) -> None:
-        """All tiles onto the canvas, or those before the user asked to stop.
 
-        Args:
-            bound: the largest patch drift above the floor that a tile may have without being redone.
-        """
-        settings, (height, width) = self.settings, self.target_size
-        first = Painting(0, settings.seed, settings.denoise, settings.dino_strength, settings.consistency)
-        for start in range(0, len(self.wanted), settings.tile_batch_size):
-            tiles = list(self.wanted[start : start + settings.tile_batch_size])
-            painted = self._painted(painter, tiles, first)
-            if painted is None:
-                self.stopped = True
-                return
-            self._finished += len(tiles)
-            kept = self._repaired(painter, painted, bound) if settings.repair_tries else painted
-            for each in kept:
-                canvas.add(each.tile, each.image)
-            if self.preview:
-                self.preview(canvas.result()[..., :height, :width])
-            if self.stopped:
-                return
+def sample_tiles(
+    job: Prepared,
+    model: TileModel,
+    tiles: Sequence[Tile],
+    *,
+    skipped: Sequence[Tile] = (),
+    conditions: Conditions | None = None,
+    on_progress: OnProgress | None = None,
+) -> SampledTiles:
+    """Sample `tiles` in order and blend them, or those before the user asked to stop."""
+    settings, (height, width) = job.settings, job.target_size
+    start = job.padded(job.start)
+    canvas = Canvas(start, job.plan.tiles, feather_px=settings.overlap)
+    per_batch = model.calls(settings.denoise, settings.steps)
+    done: list[Candidates] = []
+    counter = ProgressCounter(len(tiles), planned_calls(job, model, len(tiles)), on_progress)
+    stopped = False
+    counter.show(start[..., :height, :width])
+    if per_batch:
+        sampler = TileSampler(job, model, canvas, start, conditions or Conditions())
+        for first in range(0, len(tiles), settings.tile_batch_size):
+            batch, stopped = _sample_batch(sampler, list(tiles[first : first + settings.tile_batch_size]), counter)
+            for candidates in batch:
+                canvas.add(candidates.tile, candidates.best.image)
+            done += batch
+            if batch:
+                counter.show(canvas.result()[..., :height, :width])
+            if stopped:
+                break
+    image = canvas.result()[..., :height, :width]
+    return SampledTiles(image, tuple(done), counter.calls, stopped, tuple(skipped))
 
-    def _painted(
-        self, painter: Painter, tiles: Sequence[Tile], painting: Painting, *, counts: bool = True
-    ) -> list[Painted] | None:
-        """`tiles` painted and written down; they count as finished unless they are redone."""
-        if self.starting:
-            self.starting(tiles)
-        left = self.model.calls(painting.denoise, self.settings.steps)
 
-        def called() -> None:
+def planned_calls(job: Prepared, model: TileModel, tiles: int) -> int:
+    """Model calls for so many tiles, retries left out."""
+    return model.calls(job.settings.denoise, job.settings.steps) * -(-tiles // job.settings.tile_batch_size)
+
+
+def _sample_batch(
+    sampler: TileSampler, tiles: list[Tile], counter: ProgressCounter
+) -> tuple[list[Candidates], bool]:
+    """Candidates of one batch, and whether the user asked to stop; none when that was before its first attempt."""
+    settings = sampler.job.settings
+    first = AttemptSettings(0, settings.seed, settings.denoise, settings.dino_strength, settings.consistency)
+    attempts = sampler.sample(tiles, first, counter, finishing=len(tiles))
+    if attempts is None:
+        return [], True
+    counter.land(len(tiles))
+    if not settings.repair_tries:
+        return [Candidates((attempt,)) for attempt in attempts], False
+    retried: set[Tile] = set()
+
+    def again(failed: list[Tile], how: AttemptSettings) -> list[Attempt] | None:
+        counter.plan_more(sampler.model.calls(how.denoise, settings.steps))
+        counter.redone += len(set(failed) - retried)
+        retried.update(failed)
+        attempts = sampler.sample(failed, how, counter)
+        return None if attempts is None else [sampler.judged(attempt) for attempt in attempts]
+
+    return retry(
+        [Candidates((sampler.judged(attempt),)) for attempt in attempts],
+        tries=settings.repair_tries, next_attempt=sampler.next_attempt, sample=again,
+    )  # fmt: skip
+
+
+class TileSampler:
+    """Samples tiles of one picture: img2img under the source's corrections.
+
+    Args:
+        canvas: where the tiles will go; it knows how much each counts where.
+        start: what tiles start from, (1, 3, *canvas size) in [0, 1].
+    """
+
+    def __init__(
+        self, job: Prepared, model: TileModel, canvas: Canvas, start: Tensor, conditions: Conditions
+    ) -> None:
+        self.job, self.model = job, model
+        self._canvas, self._start, self._conditions = canvas, start, conditions
+        self._plain = start if job.start is job.plain else job.padded(job.plain)
+        # One field for the whole canvas: where tiles overlap they start from the same noise.
+        shape = (1, model.channels, *(side // model.factor for side in start.shape[-2:]))
+        self._noise = torch.randn(shape, generator=torch.Generator().manual_seed(job.settings.seed))
+
+    def sample(
+        self, tiles: Sequence[Tile], how: AttemptSettings, counter: ProgressCounter, *, finishing: int = 0
+    ) -> list[Attempt] | None:
+        """Sample `tiles` in one go; None when the user asked to stop."""
+        started = time.perf_counter()
+        batch = self._batch(tiles, how)
+        corrector = BatchCorrector([self._corrections(tile, how) for tile in tiles])
+        out = self.model.render(batch, corrector, self._on_step(how, counter, finishing))
+        if out is None:
+            return None
+        seconds = (time.perf_counter() - started) / len(tiles)
+        parts = zip(tiles, torch.split(out, 1), corrector.mean_rms(), strict=True)
+        return [Attempt(tile, how, image, seconds, guidance) for tile, image, guidance in parts]
+
+    def judged(self, attempt: Attempt) -> Attempt:
+        """Add drift, detail and how badly it fails to an attempt."""
+        operators, meter = self.job.operators(attempt.tile), self.job.meter
+        assert meter is not None, "retrying needs features"
+
+        def measure(image: Tensor, *, detail: bool) -> TileDrift | None:
+            return meter.tile(image, operators, detail=detail) if operators.knows_something else None
+
+        return judge(attempt, self._consistent(attempt), self.job.drift_bound, measure)
+
+    def next_attempt(self, how: AttemptSettings) -> AttemptSettings:
+        """Settings of the next retry, with a denoise that the model can work with."""
+        following = how.next(guides=self.job.settings.guides)
+        return following if self._is_possible(following) else dataclasses.replace(following, denoise=how.denoise)
+
+    def _is_possible(self, how: AttemptSettings) -> bool:
+        try:
+            return self.model.calls(how.denoise, self.job.settings.steps) > 0
+        except SettingsError:
+            return False
+
+    def _on_step(self, how: AttemptSettings, counter: ProgressCounter, finishing: int) -> Callable[[], None]:
+        left = self.model.calls(how.denoise, self.job.settings.steps)
+
+        def on_step() -> None:
             nonlocal left
             left -= 1
-            self._called(len(tiles) if left <= 0 and counts else 0)
+            counter.step(finishing=finishing if left <= 0 else 0)
 
-        with self.condition(tiles):
-            painted = painter.paint(tiles, painting, called)
-        for each in painted or ():
-            self.records[each.tile] = TileReport(
-                box_of(each.tile, self.target_size), each.seconds + self._seconds(each.tile),
-                seed=painting.seed, denoise=painting.denoise, guidance=each.guidance,
-            )  # fmt: skip
-        return painted
+        return on_step
 
-    def _repaired(self, painter: Painter, painted: Sequence[Painted], bound: float) -> list[Painted]:
-        """The best painting of each tile, those over the bound redone."""
-        trials = {each.tile: Trial(each.tile, [self._judged(painter, each, bound)]) for each in painted}
+    def _batch(self, tiles: Sequence[Tile], how: AttemptSettings) -> TileBatch:
+        plain = torch.cat([self._plain[..., t.rows, t.cols] for t in tiles])
+        scale = self.job.target_size[1] / self.job.source.shape[-1]
+        tokens, prompts = self._conditions.tokens, self._conditions.prompts
+        return TileBatch(
+            tuple(tiles), self.job.plan.tiles.size,
+            torch.cat([self._start[..., t.rows, t.cols] for t in tiles]),
+            torch.cat([self._start_noise(tile, how) for tile in tiles]),
+            plain, how.denoise, self.job.settings.steps,
+            None if tokens is None else tokens.of_tiles(plain, scale),
+            None if prompts is None else tuple(prompts[tile] for tile in tiles),
+        )  # fmt: skip
 
-        def paint(tiles: list[Tile], painting: Painting) -> list[Judged] | None:
-            self._extra += self.model.calls(painting.denoise, self.settings.steps)
-            self.redone += sum(trials[tile].tries == 0 for tile in tiles)
-            redone = self._painted(painter, tiles, painting, counts=False)
-            return None if redone is None else [self._judged(painter, each, bound) for each in redone]
+    def _start_noise(self, tile: Tile, how: AttemptSettings) -> Tensor:
+        """(1, C, h, w), unit normal: the canvas's noise, and in the middle of a retried tile its own."""
+        f = self.model.factor
+        rows, cols = slice(tile.y0 // f, tile.y1 // f), slice(tile.x0 // f, tile.x1 // f)
+        shared = self._noise[..., rows, cols]
+        if how.number == 0:
+            return shared
+        # Where a neighbour shows as well it keeps to the neighbour's noise; squares of shares that sum to one
+        # keep the variance.
+        share = self._canvas.weight(tile)[f // 2 :: f, f // 2 :: f].to(shared)
+        own = torch.randn(shared.shape, generator=torch.Generator().manual_seed(how.seed))
+        return (1 - share**2).clamp(min=0).sqrt() * shared + share * own
 
-        self.stopped = repair(
-            list(trials.values()), tries=self.settings.repair_tries, again=painter.again, paint=paint
-        )
-        for trial in trials.values():
-            best = trial.best.painted
-            self.records[trial.tile] = dataclasses.replace(
-                self.records[trial.tile], seed=best.painting.seed, denoise=best.painting.denoise,
-                guidance=best.guidance, tries=trial.tries, kept=best.painting.number,
-                drift_first=None if (drift := trial.paintings[0].drift) is None else drift.mean,
-            )  # fmt: skip
-        # A first painting goes on as it came, so that looking at it changes nothing.
-        return [first if (best := trials[first.tile].best.painted).painting.number == 0 else best for first in painted]
+    def _corrections(self, tile: Tile, how: AttemptSettings) -> TileCorrections:
+        operators, reference = self.job.operators(tile), self.job.reference
+        meter = self.job.meter if self.job.settings.guides and operators.knows_something else None
+        corrections = TileCorrections(reference.image, operators, how.consistency, reference.threshold)
+        if meter is None:
+            return corrections
+        return dataclasses.replace(corrections, strength=how.strength, extract=meter.extract, target=meter.target)
 
-    def _judged(self, painter: Painter, painted: Painted, bound: float, *, detail: bool = True) -> Judged:
-        operators, yardstick = painter.operators(painted.tile), self.yardstick
-        assert yardstick is not None, "repair needs features"
-
-        def measure(painted: Painted, *, detail: bool) -> TileDrift | None:
-            return yardstick.tile(painted.image, operators, detail=detail) if operators.knows_something else None
-
-        return judged(painted, painter.pulled(painted), bound, measure, detail=detail)
-
-    def _called(self, finished: int) -> None:
-        self.made += 1
-        tiles, done = len(self.wanted), self._finished + finished
-        if self.progress:
-            self.progress(Progress(done, tiles, self.made, max(self.calls, self.made), self.redone))
-
-    def _seconds(self, tile: Tile) -> float:
-        return self.records[tile].seconds if tile in self.records else 0.0
-
-
-def box_of(tile: Tile, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """(y0, x0, y1, x1) of the part of a tile that lies in a picture of (height, width) `size`."""
-    return tile.y0, tile.x0, min(tile.y1, size[0]), min(tile.x1, size[1])
+    def _consistent(self, attempt: Attempt) -> Tensor:
+        """The attempt's picture made consistent with the source in this tile alone, as the finished picture will be."""
+        operators, strength = self.job.operators(attempt.tile), attempt.settings.consistency
+        image, reference = attempt.image, self.job.reference
+        if not (strength and operators.knows_something):
+            return image
+        for _ in range(FINAL_ITERATIONS):
+            pull = tile_pull(image, reference.image, operators, threshold=reference.threshold)
+            image = (image + strength * pull).clamp(0, 1)
+        return image

@@ -25,9 +25,10 @@ MAX_STEP = 0.12
 
 
 def guide(
-    clean: Tensor, ratio: float, *, target: Target, view: View, extract: Extract, strength: float, spread: float = 1.0
-) -> Tensor:
-    """One step of `clean` towards its target.
+    clean: Tensor, noise_to_signal: float, *, target: Target, view: View, extract: Extract, strength: float,
+    sigma_data: float = 1.0,
+) -> Tensor:  # fmt: skip
+    """Take one step of `clean` towards its target.
 
     The step is Polyak's (loss over squared gradient norm: it vanishes with the drift and needs no learning
     rate; Shen et al. 2024 recommend it for training-free guidance), held inside a trust region that shrinks
@@ -35,11 +36,11 @@ def guide(
 
     Args:
         clean: (B, C, h, w), predicted clean picture in the model's scale.
-        ratio: noise-to-signal ratio of this call, above 0.
+        noise_to_signal: ratio of this call, above 0.
         target: what the region should be.
         view, extract: `clean` to the source's scale, and that to features.
         strength: 0 to 1; at 0 `clean` itself comes back and nothing is computed.
-        spread: standard deviation of clean data in the model's scale.
+        sigma_data: standard deviation of clean data in the model's scale.
 
     Returns:
         The corrected picture, in the dtype and on the device of `clean`.
@@ -54,7 +55,7 @@ def guide(
     excess = (loss.detach() - NULL_DRIFT).clamp(min=0).view(-1, 1, 1, 1)
     step = excess * gradient / gradient.square().sum((1, 2, 3), keepdim=True).clamp(min=1e-20)
     size = step.square().mean((1, 2, 3), keepdim=True).sqrt()
-    limit = MAX_STEP * spread * ratio / (ratio**2 + 1) ** 0.5
+    limit = MAX_STEP * sigma_data * noise_to_signal / (noise_to_signal**2 + 1) ** 0.5
     step = step * (limit / size.clamp(min=1e-20)).clamp(max=1)
     corrected: Tensor = clean.float() - strength * step
     return corrected.to(clean.dtype)

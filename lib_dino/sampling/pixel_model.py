@@ -1,17 +1,20 @@
-"""The denoiser that ships with the project, as the core calls any diffusion model."""
+"""The denoiser that ships with the project, as a `TileModel`."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from ..adapter.diffusers_unet import injected
 from ..networks.denoiser import BLOCK_PX, load_denoiser
-from .correction import PixelCodec
+from .correction import Corrector, PixelCodec
 from .sampler import sample, schedule
-from .tile_model import TileCorrect
+from .tile_model import TileBatch
 
 NOISE_SCALE = 0.25
 """This model's sigma for one unit of SD 1.5's noise-to-signal ratio.
@@ -22,7 +25,7 @@ smaller feature distances for a tenth less detail (`training/README.md`).
 """
 
 
-class EmbeddedRender:
+class PixelTileModel:
     """img2img of tiles with the small pixel-space denoiser.
 
     Args:
@@ -31,7 +34,6 @@ class EmbeddedRender:
     """
 
     name = "embedded denoiser"
-    cell_px = BLOCK_PX
     tile_px = 640
     multiple_px = 1
     channels = 3
@@ -51,24 +53,23 @@ class EmbeddedRender:
         """Model calls for one tile."""
         return len(schedule(denoise, steps)) - 1
 
-    def __call__(
-        self,
-        tiles: Tensor,
-        noise: Tensor,
-        *,
-        denoise: float,
-        steps: int,
-        correct: TileCorrect,
-        called: Callable[[], None],
-    ) -> Tensor:
-        """Repaint tiles, as `run.Render` says."""
-        sigmas = [ratio * NOISE_SCALE for ratio in schedule(denoise, steps)]
+    def render(self, batch: TileBatch, corrector: Corrector, on_step: Callable[[], None]) -> Tensor:
+        """Repaint tiles, see `TileModel.render`."""
+        sigmas = [ratio * NOISE_SCALE for ratio in schedule(batch.denoise, batch.steps)]
 
         def predict(x: Tensor, sigma: float) -> Tensor:
             clean = self._denoiser(x, sigma)
-            called()
+            on_step()
             return clean
 
-        start = 2 * tiles - 1 + sigmas[0] * noise
-        clean = sample(start, sigmas, predict, lambda x, ratio: correct(x, ratio, self._codec))
+        start = 2 * batch.images - 1 + sigmas[0] * batch.noise
+        with self._conditioned(batch):
+            clean = sample(start, sigmas, predict, lambda x, ratio: corrector(x, ratio, self._codec))
         return self._codec.decode(clean).clamp(0, 1)
+
+    def _conditioned(self, batch: TileBatch) -> AbstractContextManager[None]:
+        if batch.tokens is None:
+            return nullcontext()
+        # The network's input is padded: the tokens' places are those of the tile alone.
+        height, width = batch.images.shape[-2:]
+        return injected(self.unet, dataclasses.replace(batch.tokens, span=(height / BLOCK_PX, width / BLOCK_PX)))

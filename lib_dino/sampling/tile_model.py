@@ -1,4 +1,4 @@
-"""What the core asks of a diffusion model, and what it tells while it works."""
+"""The diffusion model as the core calls it: one batch of tiles in, repainted tiles out."""
 
 from __future__ import annotations
 
@@ -8,13 +8,38 @@ from typing import Protocol
 
 from torch import Tensor
 
-from .correction import Codec
+from ..adapter.injection import Injection
+from ..tiling.plan import Tile
+from .correction import Corrector
 
-TileCorrect = Callable[[Tensor, float, Codec], Tensor]
-"""Predicted clean tiles (B, C, h, w), their noise-to-signal ratio and the model's codec to corrected tiles."""
+
+@dataclass(frozen=True)
+class TileBatch:
+    """Tiles to repaint in one call, with everything that a model needs for it.
+
+    Attributes:
+        boxes: where the tiles lie on the canvas.
+        canvas_size: (height, width) of the canvas, pixels.
+        images: tiles to start from, (B, 3, h, w) in [0, 1].
+        noise: unit normal noise to start from, (B, channels, h / factor, w / factor).
+        plain: the source's region of each tile, plainly enlarged, (B, 3, h, w) in [0, 1].
+        denoise, steps: as in `Settings`.
+        tokens: image tokens of an adapter; None without one.
+        prompts: prompt of each tile; None gives all the picture's own.
+    """
+
+    boxes: tuple[Tile, ...]
+    canvas_size: tuple[int, int]
+    images: Tensor
+    noise: Tensor
+    plain: Tensor
+    denoise: float
+    steps: int
+    tokens: Injection | None = None
+    prompts: tuple[str, ...] | None = None
 
 
-class Render(Protocol):
+class TileModel(Protocol):
     """A diffusion model that repaints tiles.
 
     Attributes:
@@ -39,40 +64,13 @@ class Render(Protocol):
             SettingsError: the model cannot work with so few steps.
         """
 
-    def __call__(
-        self,
-        tiles: Tensor,
-        noise: Tensor,
-        *,
-        denoise: float,
-        steps: int,
-        correct: TileCorrect,
-        called: Callable[[], None],
-    ) -> Tensor | None:
+    def render(self, batch: TileBatch, corrector: Corrector, on_step: Callable[[], None]) -> Tensor | None:
         """Repaint tiles by img2img.
 
         Args:
-            tiles: (B, 3, h, w) in [0, 1].
-            noise: (B, channels, h / factor, w / factor), unit normal, to start from.
-            denoise, steps: as in `Settings`.
-            correct: to be applied to the predicted clean tiles at every model call.
-            called: to be told after every model call.
+            corrector: to be applied to the predicted clean tiles at every model call.
+            on_step: to be called after every model call.
 
         Returns:
             (B, 3, h, w) in [0, 1]; None when the user asked to stop.
         """
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is: tiles finished and model calls made, each out of how many.
-
-    Attributes:
-        redone: tiles that were redone so far, because their drift was over the bound.
-    """
-
-    tile: int
-    tiles: int
-    call: int
-    calls: int
-    redone: int = 0

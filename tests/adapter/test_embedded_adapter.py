@@ -11,7 +11,7 @@ from lib_dino.adapter.load import EMBEDDED, load_adapter
 from lib_dino.errors import AdapterError
 from lib_dino.networks.dinov2 import load_dinov2
 from lib_dino.pictures.picture import Picture, read_picture
-from lib_dino.sampling.pixel_model import EmbeddedRender
+from lib_dino.sampling.pixel_model import PixelTileModel
 from lib_dino.tiling.resample import resize
 
 PHOTO = Path(__file__).parents[2] / "examples" / "astronaut.png"
@@ -19,7 +19,7 @@ PHOTO = Path(__file__).parents[2] / "examples" / "astronaut.png"
 
 @pytest.fixture(scope="module")
 def model():
-    return EmbeddedRender()
+    return PixelTileModel()
 
 
 @pytest.fixture(scope="module")

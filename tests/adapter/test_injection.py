@@ -7,12 +7,12 @@ import torch
 from torch.testing import assert_close
 
 from lib_dino.adapter.diffusers_unet import check_fits, cross_attention, injected, shapes
-from lib_dino.adapter.format import AdapterInfo, fingerprint
+from lib_dino.adapter.format import AdapterInfo
 from lib_dino.adapter.injection import Adapter, Injection, attend, level
 from lib_dino.adapter.load import new_layers
-from lib_dino.adapter.projectors import PLACE_DIM, cell_centres, feature_dim, fourier, new_projector
+from lib_dino.adapter.projectors import PLACE_DIM, PatchTokens, cell_centres, feature_dim, fourier
 from lib_dino.errors import ModelError
-from lib_dino.networks.dinov2 import load_dinov2
+from lib_dino.networks.dinov2 import fingerprint, load_dinov2
 
 WIDTH = 48
 
@@ -36,25 +36,21 @@ def unet():
     return unet.eval().requires_grad_(False)
 
 
-def make(dino, sizes, projector="patches", *, heads=4, whole=False, seed=0):
+def make(dino, sizes, *, heads=4, seed=0):
     """An adapter with random weights everywhere, so that it has an effect."""
     torch.manual_seed(seed)
-    tokens = 0 if projector == "patches" else 5
-    info = AdapterInfo(dino.name, fingerprint(dino), (3, 8), 224, 518, projector, tokens, whole, "embedded")
-    if projector == "linear":
-        info = AdapterInfo(dino.name, fingerprint(dino), (8,), 224, 518, projector, tokens, whole, "embedded")
-    made = new_projector(info, dim=feature_dim(info, dino), width=WIDTH, inner=64)
-    layers = new_layers(sizes, [heads] * len(sizes), width=WIDTH, placed=info.placed)
+    info = AdapterInfo(dino.name, fingerprint(dino), (3, 8), 224, 518, "embedded")
+    made = PatchTokens(feature_dim(info, dino), WIDTH, 64)
+    layers = new_layers(sizes, [heads] * len(sizes), width=WIDTH)
     for layer in layers:
         torch.nn.init.normal_(layer.to_v_ip.weight, std=0.3)
     return Adapter(info, made, layers, name="test").eval().requires_grad_(False)
 
 
-def by_hand(layer, query, tokens, heads, places=None):
+def by_hand(layer, query, tokens, heads, places):
     """The formula, element by element."""
     k, v = tokens @ layer.to_k_ip.weight.T, tokens @ layer.to_v_ip.weight.T
-    if places is not None:
-        query = query + torch.cat([query, places], -1) @ layer.to_q_ip.weight.T
+    query = query + torch.cat([query, places], -1) @ layer.to_q_ip.weight.T
     out, d = torch.zeros_like(query), query.shape[-1] // heads
     for head in range(heads):
         part = slice(head * d, (head + 1) * d)
@@ -66,31 +62,24 @@ def by_hand(layer, query, tokens, heads, places=None):
 
 
 def test_what_is_seen_is_the_formula(dino, generator):
-    adapter = make(dino, [(16, 24)], "resampler", heads=2)
-    tokens = torch.randn(2, 5, WIDTH, generator=generator)
-    query = torch.randn(2, 6, 16, generator=generator)
-    seen = Injection(adapter, tokens, 0.7).seen(0, query, 2)
-    assert_close(seen, 0.7 * by_hand(adapter.layers[0], query, tokens, 2))
-
-
-def test_placed_queries_are_the_formula_too(dino, generator):
     adapter = make(dino, [(16, 24)], heads=2)
-    tokens = torch.randn(1, 12, WIDTH, generator=generator)
-    query = torch.randn(1, 8, 16, generator=generator)
-    injection = Injection(adapter, tokens, 1.0, grid=(3, 4), span=(4.0, 8.0))
-    places = fourier(cell_centres(2, 4, step=(1.5, 1.0)))[None]  # cells twice as coarse as the input's 4 x 8
+    tokens = torch.randn(2, 12, WIDTH, generator=generator)
+    query = torch.randn(2, 8, 16, generator=generator)
+    injection = Injection(adapter, tokens, 0.7, grid=(3, 4), span=(4.0, 8.0))
+    # Cells twice as coarse as the input's 4 x 8.
+    places = fourier(cell_centres(2, 4, step=(1.5, 1.0)))[None].expand(2, -1, -1)
     assert_close(
-        injection.seen(0, query, 2, cells=(4, 8)), by_hand(adapter.layers[0], query, tokens, 2, places)
+        injection.seen(0, query, 2, cells=(4, 8)), 0.7 * by_hand(adapter.layers[0], query, tokens, 2, places)
     )
 
 
 def test_rows_look_at_their_own_tile_and_unconditional_ones_at_nothing(dino, generator):
-    adapter = make(dino, [(16, 24)], "resampler", heads=2)
+    adapter = make(dino, [(16, 24)], heads=2)
     tokens = torch.randn(2, 5, WIDTH, generator=generator)
     query = torch.randn(1, 6, 16, generator=generator).expand(4, -1, -1)
-    both = Injection(adapter, tokens, 1.0)
-    seen = both.seen(0, query, 2, rows=torch.tensor([1, 0, -1, 1]))
-    alone = [Injection(adapter, tokens[i : i + 1], 1.0).seen(0, query[:1], 2)[0] for i in (0, 1)]
+    both = Injection(adapter, tokens, 1.0, (2, 2))
+    seen = both.seen(0, query, 2, rows=torch.tensor([1, 0, -1, 1]), cells=(2, 3))
+    alone = [Injection(adapter, tokens[i : i + 1], 1.0, (2, 2)).seen(0, query[:1], 2, cells=(2, 3))[0] for i in (0, 1)]
     assert_close(seen[0], alone[1])
     assert_close(seen[1], alone[0])
     assert_close(seen[3], alone[1])
@@ -98,10 +87,9 @@ def test_rows_look_at_their_own_tile_and_unconditional_ones_at_nothing(dino, gen
     assert (alone[0] - alone[1]).abs().max() > 0.01
 
 
-@pytest.mark.parametrize("projector", ["resampler", "patches"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_the_hosts_half_precision_is_answered_in_kind(dino, generator, projector, dtype):
-    adapter = make(dino, [(16, 24)], projector, heads=2)
+def test_the_hosts_half_precision_is_answered_in_kind(dino, generator, dtype):
+    adapter = make(dino, [(16, 24)], heads=2)
     tokens, query = torch.randn(1, 4, WIDTH, generator=generator), torch.randn(1, 4, 16, generator=generator)
     wanted = Injection(adapter, tokens, 1.0, grid=(2, 2)).seen(0, query, 2, cells=(2, 2))
     seen = Injection(adapter, tokens, 1.0, grid=(2, 2)).seen(0, query.to(dtype), 2, cells=(2, 2))
@@ -128,9 +116,9 @@ def test_large_inputs_are_attended_in_parts(monkeypatch, generator):
 
 def test_a_new_adapter_sees_nothing_and_looks_at_the_patch_around_each_place(dino):
     torch.manual_seed(0)
-    info = AdapterInfo("x", fingerprint(dino), (8,), 224, 518, "patches", 0, False, "embedded")
-    (layer,) = new_layers([(64, 24)], [2], width=PLACE_DIM + 16, placed=True)
-    projector = new_projector(info, dim=dino.dim, width=PLACE_DIM + 16, inner=8)
+    info = AdapterInfo("x", fingerprint(dino), (8,), 224, 518, "embedded")
+    (layer,) = new_layers([(64, 24)], [2], width=PLACE_DIM + 16)
+    projector = PatchTokens(dino.dim, PLACE_DIM + 16, 8)
     adapter = Adapter(info, projector, [layer], name="x").requires_grad_(False)
     tokens = projector(torch.randn(1, dino.dim, 6, 6)).detach()
     fresh = Injection(adapter, tokens, 1.0, grid=(6, 6), span=(6, 6)).seen(0, torch.zeros(1, 36, 64), 2, cells=(6, 6))
@@ -154,26 +142,15 @@ def test_halvings_of_odd_inputs_are_recognised():
         level(50, (7, 9))
 
 
-@pytest.mark.parametrize("projector", ["linear", "resampler", "patches"])
-def test_tiles_of_other_content_get_other_tokens(dino, generator, projector):
-    adapter = make(dino, [(16, 24)], projector)
+def test_tiles_of_other_content_get_other_tokens(dino, generator):
+    adapter = make(dino, [(16, 24)])
     tiles = torch.rand(2, 3, 40, 56, generator=generator)
     tokens = adapter.tokens(dino, tiles, 2.0)
     rows, columns = adapter.grid(tiles, 2.0)
-    assert tokens.shape == (2, rows * columns + 1 if projector == "patches" else 5, WIDTH)
-    if projector == "patches":
-        assert not tokens[:, -1].any()
+    assert tokens.shape == (2, rows * columns + 1, WIDTH)
+    assert not tokens[:, -1].any()
     assert (tokens[0] - tokens[1]).abs().max() > 0.01
     assert_close(adapter.tokens(dino, tiles[1:], 2.0)[0], tokens[1], rtol=1e-3, atol=1e-4)
-
-
-def test_the_whole_source_adds_its_tokens_where_asked(dino, generator):
-    adapter = make(dino, [(16, 24)], "linear", whole=True)
-    tiles = torch.rand(2, 3, 40, 40, generator=generator)
-    one, other = (adapter.tokens(dino, tiles, 2.0, torch.rand(1, 3, 60, 60, generator=generator)) for _ in range(2))
-    assert one.shape[1] == 10
-    assert_close(one[:, :5], other[:, :5])
-    assert (one[:, 5:] - other[:, 5:]).abs().max() > 0.01
 
 
 def run(unet, sample, context):
@@ -201,17 +178,19 @@ def test_strength_nought_is_bitwise_off_and_nothing_is_left_behind(dino, unet, g
 
 def test_a_unet_gets_the_decoupled_attention(dino, unet, generator):
     """A processor written out from the formula gives the same picture."""
-    adapter = make(dino, shapes(unet), "resampler")
-    tokens = torch.randn(2, 5, WIDTH, generator=generator)
+    adapter = make(dino, shapes(unet))
+    tokens = torch.randn(2, 17, WIDTH, generator=generator)
     sample, context = torch.randn(2, 4, 8, 8, generator=generator), torch.randn(2, 3, 24, generator=generator)
-    with injected(unet, Injection(adapter, tokens, 0.6)):
+    with injected(unet, Injection(adapter, tokens, 0.6, (4, 4))):
         ours = run(unet, sample, context)
     plain = dict(unet.attn_processors)
 
     def written_out(layer):
         def process(attention, hidden, encoder_hidden_states=None, **_):
             q, k, v = attention.to_q(hidden), *(f(encoder_hidden_states) for f in (attention.to_k, attention.to_v))
-            seen = attend(q, k, v, attention.heads) + 0.6 * by_hand(layer, q, tokens, attention.heads)
+            side = round(hidden.shape[1] ** 0.5)
+            places = fourier(cell_centres(side, side, step=(4 / side, 4 / side)))[None].expand(2, -1, -1)
+            seen = attend(q, k, v, attention.heads) + 0.6 * by_hand(layer, q, tokens, attention.heads, places)
             return attention.to_out[0](seen)
 
         return process

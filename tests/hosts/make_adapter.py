@@ -1,7 +1,7 @@
 """A tiny adapter of random weights for the checkpoint of make_checkpoint.py, so that conditioning can be seen in hosts.
 
-`python tests/hosts/make_adapter.py OUT.safetensors [--projector resampler]` writes one for the feature network that
-ships. It steers nothing in particular: what matters is that it changes pictures, and each tile by its own tokens.
+`python tests/hosts/make_adapter.py OUT.safetensors` writes one for the feature network that ships. It steers
+nothing in particular: what matters is that it changes pictures, and each tile by its own tokens.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "hosts")]
 from make_checkpoint import CONTEXT, UNetSizes  # noqa: E402
 
-from lib_dino.adapter.format import AdapterInfo, fingerprint  # noqa: E402
+from lib_dino.adapter.format import AdapterInfo  # noqa: E402
 from lib_dino.adapter.injection import Adapter  # noqa: E402
 from lib_dino.adapter.load import new_layers  # noqa: E402
-from lib_dino.adapter.projectors import feature_dim, new_projector  # noqa: E402
-from lib_dino.networks.dinov2 import load_dinov2  # noqa: E402
+from lib_dino.adapter.projectors import PatchTokens, feature_dim  # noqa: E402
+from lib_dino.networks.dinov2 import fingerprint, load_dinov2  # noqa: E402
 
 HEADS = 8
 GAIN = 3.0  # of what is seen: a mean over tokens is small
@@ -36,31 +36,28 @@ def channels(sizes: UNetSizes) -> list[int]:
     return [*down, *up, sizes.channels * sizes.multipliers[-1]]
 
 
-def tiny_adapter(projector: str = "resampler", *, base: str = "sd15", seed: int = 0) -> Adapter:
+def tiny_adapter(*, base: str = "sd15", seed: int = 0) -> Adapter:
     """Random weights all through, values included."""
     torch.manual_seed(seed)
-    dino, placed = load_dinov2(), projector == "patches"
+    dino = load_dinov2()
     width = {"sd15": CONTEXT, "sdxl": 2048}[base]
-    info = AdapterInfo(
-        dino.name, fingerprint(dino), (dino.depth,), 224, 518, projector, 0 if placed else 4, not placed, base
-    )
-    made = new_projector(info, dim=feature_dim(info, dino), width=width, inner=64)
+    info = AdapterInfo(dino.name, fingerprint(dino), (dino.depth,), 224, 518, base)
+    projector = PatchTokens(feature_dim(info, dino), width, 64)
     sizes = channels(UNetSizes())
-    layers = new_layers([(c, width) for c in sizes], [HEADS] * len(sizes), width=width, placed=placed)
+    layers = new_layers([(c, width) for c in sizes], [HEADS] * len(sizes), width=width)
     for layer in layers:
         torch.nn.init.normal_(layer.to_v_ip.weight, std=GAIN * width**-0.5)
-    return Adapter(info, made, layers, name="tiny").requires_grad_(False)
+    return Adapter(info, projector, layers, name="tiny").requires_grad_(False)
 
 
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="file to write, ending in .safetensors")
-    parser.add_argument("--projector", choices=["linear", "resampler", "patches"], default="resampler")
     parser.add_argument("--base", choices=["sd15", "sdxl"], default="sd15")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    tiny_adapter(given.projector, base=given.base, seed=given.seed).save(given.out)
+    tiny_adapter(base=given.base, seed=given.seed).save(given.out)
 
 
 if __name__ == "__main__":

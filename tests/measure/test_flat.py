@@ -1,10 +1,10 @@
 import pytest
 import torch
+from made import ran
 
 from lib_dino.measure.features import feature_grid
 from lib_dino.measure.flat import busiest, is_flat
 from lib_dino.measure.quality import seam_ratios
-from lib_dino.run.run import Run
 from lib_dino.settings import Settings
 from lib_dino.tiling.resample import resize
 
@@ -20,10 +20,10 @@ class Grainy:
     def calls(self, denoise, steps):
         return 1
 
-    def __call__(self, tiles, noise, *, denoise, steps, correct, called):
-        self.tiles += len(tiles)
-        called()
-        return (tiles + 0.05 * noise).clamp(0, 1)
+    def render(self, batch, corrector, on_step):
+        self.tiles += len(batch.images)
+        on_step()
+        return (batch.images + 0.05 * batch.noise).clamp(0, 1)
 
 
 @pytest.fixture
@@ -39,22 +39,20 @@ def half_sky(generator):
 def run(source, dino, model, **settings):
     given = {"seed": 1, "overlap": 16, "consistency": 0.0, "clean_source": 0.0, "dino_enabled": False,
              "skip_flat": True}  # fmt: skip
-    size = (2 * source.shape[-2], 2 * source.shape[-1])
-    return Run(source, size, Settings(**{**given, **settings}), model, dino)
+    return ran(source, Settings(**{**given, **settings}), model, dino)
 
 
 def test_flat_tiles_keep_the_enlarged_source_and_cost_nothing(half_sky, quick_dino):
     model = Grainy()
     task = run(half_sky, quick_dino, model)
-    image = task.render()
-    report = task.report(image, 0.0)
+    image, report = task.image, task.report()
     skipped = [tile for tile in report.tiles if tile.skipped]
     assert 0 < len(skipped) < len(task.plan)
-    assert model.tiles == len(task.plan) - len(skipped) == task.calls
+    assert model.tiles == len(task.plan) - len(skipped) == task.finished.sampled.calls
     assert all(tile.box[3] <= 96 for tile in skipped)
     alone = (..., slice(skipped[0].box[0], skipped[0].box[2] - 40), slice(0, 24))
     assert torch.allclose(image[alone], resize(half_sky, (128, 192)).clamp(0, 1)[alone], atol=1e-6)
-    painted = run(half_sky, quick_dino, Grainy(), skip_flat=False).render()
+    painted = run(half_sky, quick_dino, Grainy(), skip_flat=False).image
     assert (painted - image)[alone].std() > 0.02
     assert any(f"Left alone because nothing in them wants repainting: {len(skipped)} tiles." in n for n in report.notes)
 
@@ -63,8 +61,8 @@ def test_no_border_shows_where_a_skipped_tile_meets_a_painted_one(quick_dino, ge
     source = torch.linspace(0.3, 0.7, 64)[None, None, :, None].expand(1, 3, 64, 96).clone()
     source[..., 20:40, 84:] += 0.1 * torch.rand(1, 3, 20, 12, generator=generator)
     task = run(source, quick_dino, Grainy(), overlap=32)
-    image = task.render().transpose(-1, -2)
-    told = task.report(task.render(), 0.0).tiles
+    image = task.image.transpose(-1, -2)
+    told = task.report().tiles
     skipped = [tile for tile, each in zip(task.plan, told, strict=True) if each.skipped]
     edges = {tile.x1 for tile in skipped if tile.x1 < 192}
     assert edges
@@ -77,7 +75,6 @@ def test_no_border_shows_where_a_skipped_tile_meets_a_painted_one(quick_dino, ge
 def test_nothing_is_skipped_unless_asked_for(half_sky, quick_dino):
     model = Grainy()
     task = run(half_sky, quick_dino, model, skip_flat=False)
-    task.render()
     assert model.tiles == len(task.plan)
 
 
@@ -102,6 +99,6 @@ def test_a_wholly_flat_picture_is_done_without_the_model(quick_dino):
     source = torch.full((1, 3, 40, 60), 0.5)
     model = Grainy()
     task = run(source, quick_dino, model)
-    assert task.calls == 0
-    image = task.render()
+    assert task.finished.sampled.calls == 0
+    image = task.image
     assert model.tiles == 0 and torch.allclose(image, torch.full_like(image, 0.5), atol=1e-5)

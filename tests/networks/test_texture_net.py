@@ -19,9 +19,9 @@ from lib_dino.networks.texture_net import (
     save_texture,
     split,
     unseen,
-    with_texture,
 )
 from lib_dino.pictures.picture import read_picture
+from lib_dino.run.finish import match_texture
 from lib_dino.tiling.chunks import windows
 from lib_dino.tiling.resample import resize
 
@@ -50,7 +50,7 @@ def small(image, factor):
 
 def matched(image, source, factor, strength=1.0):
     size = (source.shape[-2], source.shape[-1])
-    return with_texture(image, expected(embedded_texture(), source, factor), size, factor, strength=strength)
+    return match_texture(image, expected(embedded_texture(), source, factor), size, factor, strength=strength)
 
 
 @pytest.mark.parametrize("factor", [1.3, 2.0, 4.0, 8.0])
@@ -76,7 +76,7 @@ def test_each_direction_is_scaled_to_its_own_expectation(generator):
     noise = unseen(torch.rand(1, 3, 64, 64, generator=generator), (32, 32)) / 4
     image, logs = 0.5 + noise, torch.full((DIRECTIONS, 1, 16, 16), -20.0)
     logs[1] = energies(split(noise, 2.0), 3.0)[1].mean().log()
-    out = with_texture(image, Texture(logs, torch.zeros_like(logs)), (32, 32), 2.0, strength=1.0)
+    out = match_texture(image, Texture(logs, torch.zeros_like(logs)), (32, 32), 2.0, strength=1.0)
     before, after = (energies(split(unseen(x, (32, 32)), 2.0), 3.0).mean((1, 2, 3)) for x in (image, out))
     # Neighbouring directions overlap, so that some of the kept one goes with the others, and comes back in them.
     kept = after / before

@@ -1,7 +1,8 @@
 """The extension's panels in a real Gradio, with as much of a host around them as building them takes.
 
-Run by `tests/test_gradio.py` with the interpreter of either Gradio, without torch. Builds every panel as a host does,
-once for the page and twice more for the API's defaults; prints what it found as JSON.
+Run by `tests/webui/panel` with the interpreter of either Gradio, without torch. Builds every panel as a host does,
+once for the page and twice more for the API's defaults; prints what it found as JSON. With `--serve` it serves the
+page instead, with a button that pastes a saved text, and prints its address.
 """
 
 import asyncio
@@ -145,7 +146,16 @@ def facts(component):
     found |= {"type": type(component).__name__, "tooltip": getattr(component, "webui_tooltip", None)}
     found |= {"visible": component.visible, "saved": not getattr(component, "do_not_save_to_config", False)}
     found["choices"] = choices and [c[0] if isinstance(c, tuple | list) else c for c in choices]
+    around = list(ancestors(component))
+    found["group"] = next((b.label for b in around if isinstance(b, gr.Accordion)), None)
+    found["shown"] = component.visible and all(b.visible for b in around[:-2])
     return found
+
+
+def ancestors(component):
+    """The blocks around a component, the nearest first; the page and the panel's own group are the last."""
+    while component := component.parent:
+        yield component
 
 
 def events(page):
@@ -216,6 +226,33 @@ def main():
     }, sys.stdout)  # fmt: skip
 
 
+def add_paste(made):
+    """A field for a picture's parameters, and a button that gives them to a tab's dropdown panel as hosts do."""
+    script, _ = made["DinoUpscale", "img2img"]
+    text, button = gr.Textbox(elem_id="pasted_text", label="Parameters"), gr.Button("Paste", elem_id="paste")
+
+    def paste(written):
+        values = [read(json.loads(written)) for _, read in script.infotext_fields]
+        return [gr.update() if value is None else gr.update(value=value) for value in values]
+
+    button.click(paste, inputs=[text], outputs=[widget for widget, _ in script.infotext_fields])
+
+
+def serve():
+    """Serve the page until the input ends."""
+    always, _ = install_modules(ROOT / "out" / "no models")
+    if NEW:
+        accept_underscore_js()
+    module = load_script()
+    with gr.Blocks() as page:
+        made = build(module, always)
+        add_paste(made)
+    _, address, _ = page.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", show_api=False)
+    sys.stdout.write(f"\n{address}\n")
+    sys.stdout.flush()
+    sys.stdin.read()
+
+
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
-    main()
+    serve() if "--serve" in sys.argv else main()

@@ -1,11 +1,14 @@
 import pytest
 import torch
+from made import ran
 
 from lib_dino.measure.drift import Yardstick
 from lib_dino.pictures.picture import picture_from_pil
 from lib_dino.pipeline import upscale
-from lib_dino.run.drift_limit import bound_note, eight_bit, hold
-from lib_dino.run.run import Run
+from lib_dino.run.drift_limit import eight_bit, enforce_limit, limit_note
+from lib_dino.run.finish import tile_drift
+from lib_dino.run.plan import plan_job
+from lib_dino.run.prepare import prepare
 from lib_dino.settings import Settings
 from lib_dino.tiling.plan import plan_tiles
 from lib_dino.tiling.resample import resize, tile_operators
@@ -43,7 +46,9 @@ class Scene:
         return max(float(self.measure(tile, image).patches.max()) for tile in self.tiles)
 
     def held(self, bound, **more):
-        return hold(self.image, self.plain, self.tiles, bound=bound, scale=self.scale, measure=self.measure, **more)
+        return enforce_limit(
+            self.image, self.plain, self.tiles, limit=bound, scale=self.scale, measure=self.measure, **more
+        )
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -51,7 +56,7 @@ class Scene:
 def test_measured_again_no_patch_of_the_rounded_picture_is_over_the_bound(dino, seed, bound):
     scene = Scene(dino, seed, inventions=seed)
     held = scene.held(bound)
-    assert held.over == []
+    assert held.over == ()
     assert torch.equal(held.image, eight_bit(held.image))
     assert scene.worst(held.image) <= bound
     assert scene.worst(scene.image) > bound or seed == 0
@@ -62,7 +67,7 @@ def test_a_picture_within_the_bound_is_only_rounded(dino):
     held = scene.held(0.01)
     assert torch.equal(held.image, eight_bit(scene.image))
     assert held.share.max() == 0
-    assert "nothing had to be blended" in bound_note(held, 0.01)
+    assert "nothing had to be blended" in limit_note(held, 0.01)
 
 
 def test_what_is_far_from_any_invention_stays_and_a_looser_bound_takes_less(dino):
@@ -87,16 +92,16 @@ def test_where_the_picture_may_not_change_a_tile_over_the_bound_is_reported(dino
     held = scene.held(0.05, mask=forbidden)
     assert torch.equal(held.image, eight_bit(scene.image))
     assert len(held.over) > 0
-    assert f"{len(held.over)} of {len(scene.tiles)} tiles are over the bound" in bound_note(held, 0.05)
+    assert f"{len(held.over)} of {len(scene.tiles)} tiles are over the bound" in limit_note(held, 0.05)
 
 
 def test_where_even_the_picture_it_is_blended_with_drifts_the_plain_enlargement_takes_its_place(dino):
     scene = Scene(dino, 3, inventions=1)
-    held = hold(
-        scene.image, 1 - scene.plain, scene.tiles, bound=0.05, scale=scene.scale, measure=scene.measure,
+    held = enforce_limit(
+        scene.image, 1 - scene.plain, scene.tiles, limit=0.05, scale=scene.scale, measure=scene.measure,
         last=scene.plain,
     )  # fmt: skip
-    assert held.over == []
+    assert held.over == ()
     assert scene.worst(held.image) <= 0.05
 
 
@@ -108,9 +113,9 @@ class Inverter:
     def calls(self, denoise, steps):
         return 1
 
-    def __call__(self, tiles, noise, *, denoise, steps, correct, called):
-        called()
-        return 1 - tiles
+    def render(self, batch, corrector, on_step):
+        on_step()
+        return 1 - batch.images
 
 
 @pytest.mark.parametrize("settings", [{}, {"dino_enabled": True}])
@@ -119,10 +124,9 @@ def test_a_run_reports_the_drift_within_the_bound_and_how_much_was_blended(dino,
     settings = Settings(
         seed=1, overlap=16, max_drift=0.05, consistency=0.0, **{"dino_enabled": False, **settings}
     )
-    task = Run(source, (120, 168), settings, Inverter(), dino, measure=True)
-    image = task.render()
-    report = task.report(image, 0.0)
-    assert all(float(task.drift(tile, image).patches.max()) <= 0.05 for tile in task.plan)
+    task = ran(source, settings, Inverter(), dino)
+    report = task.report()
+    assert all(float(tile_drift(task.job, tile, task.image).patches.max()) <= 0.05 for tile in task.plan)
     assert all(tile.drift_first > tile.drift for tile in report.tiles)
     assert any("Within the measured bound of 0.05 everywhere" in note for note in report.notes)
     assert max(tile.blended for tile in report.tiles) > 0.1
@@ -133,8 +137,7 @@ def test_repair_comes_first_and_leaves_little_to_blend(dino):
     given = {"seed": 1, "overlap": 16, "max_drift": 0.05, "consistency": 0.0, "dino_enabled": False}
     shares = []
     for tries in (0, 2):
-        task = Run(source, (120, 168), Settings(**given, repair_tries=tries), Inverter(), dino, measure=True)
-        report = task.report(task.render(), 0.0)
+        report = ran(source, Settings(**given, repair_tries=tries), Inverter(), dino).report()
         assert all(tile.drift_first > tile.drift for tile in report.tiles)
         shares.append(sum(tile.blended for tile in report.tiles))
     assert shares[1] < 0.3 * shares[0]
@@ -146,8 +149,8 @@ def test_a_grey_picture_keeps_the_bound_as_it_is_written(dino):
     settings = Settings(seed=1, overlap=16, max_drift=0.05, dino_enabled=False, consistency=0.0)
     result = upscale(picture, settings, model=Inverter(), dino=dino)
     written = picture_from_pil(result.picture.to_pil()).pixels
-    task = Run(picture.pixels, (120, 168), settings, Inverter(), dino)
-    assert all(float(task.drift(tile, written).patches.max()) <= 0.05 for tile in task.plan)
+    job = prepare(picture.pixels, plan_job(settings, picture.size, Inverter()), settings, dino=dino)
+    assert all(float(tile_drift(job, tile, written).patches.max()) <= 0.05 for tile in job.plan.tiles)
 
 
 def _grey_image(grey):

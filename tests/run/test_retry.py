@@ -2,20 +2,23 @@ import dataclasses
 
 import pytest
 import torch
+from made import ran
 from torch.testing import assert_close
 
-import lib_dino.run.run
+import lib_dino.run.prepare
 from lib_dino.errors import SettingsError
 from lib_dino.measure.calibration import Calibration, Thresholds
 from lib_dino.measure.drift import TileDrift, Yardstick
 from lib_dino.measure.quality import detail_energy
-from lib_dino.run.painter import Painted, Painter, Painting
-from lib_dino.run.retry import judged, suspected
-from lib_dino.run.run import Run
+from lib_dino.run.plan import plan_job
+from lib_dino.run.prepare import prepare
+from lib_dino.run.progress import ProgressCounter
+from lib_dino.run.retry import Attempt, AttemptSettings, judge, towards_alarm
+from lib_dino.run.tiles import Conditions, TileSampler
 from lib_dino.sampling.correction import PixelCodec
 from lib_dino.settings import Settings
 from lib_dino.tiling.blend import Canvas
-from lib_dino.tiling.plan import Tile, plan_tiles
+from lib_dino.tiling.plan import Tile
 from lib_dino.tiling.resample import resize
 
 
@@ -42,16 +45,16 @@ class Inventor:
     def calls(self, denoise, steps):
         return 2
 
-    def __call__(self, tiles, noise, *, denoise, steps, correct, called):
-        self.batches.append(len(tiles))
-        self.noises.append(noise)
-        self.denoises.append(denoise)
+    def render(self, batch, corrector, on_step):
+        self.batches.append(len(batch.images))
+        self.noises.append(batch.noise)
+        self.denoises.append(batch.denoise)
         if self.stops == len(self.batches) - 1:
             return None
-        images = torch.cat([self.paint(tile[None]) for tile in tiles])
+        images = torch.cat([self.paint(tile[None]) for tile in batch.images])
         for _ in range(2):
-            images = (correct(2 * images - 1, 0.5, PixelCodec()) + 1) / 2
-            called()
+            images = (corrector(2 * images - 1, 0.5, PixelCodec()) + 1) / 2
+            on_step()
         return images.clamp(0, 1)
 
     def paint(self, tile):
@@ -68,15 +71,14 @@ class Inventor:
 def run(source, dino, model, **settings):
     given = {"seed": 1, "overlap": 16, "consistency": 0.0, "dino_enabled": False, "repair_tries": 2, "max_drift": 0.0,
              "texture": 0.0, "clean_source": 0.0}  # fmt: skip
-    return Run(source, (120, 168), Settings(**{**given, **settings}), model, dino, measure=True)
+    return ran(source, Settings(**{**given, **settings}), model, dino)
 
 
 def test_an_invention_is_painted_again_and_the_other_tiles_stay_as_they_are(source, dino):
-    plain = run(source, dino, Inventor(), repair_tries=0).render()
+    plain = run(source, dino, Inventor(), repair_tries=0).image
     model = Inventor(invents=[1])
     task = run(source, dino, model)
-    image = task.render()
-    report = task.report(image, 0.0)
+    image, report = task.image, task.report()
     assert [tile.tries for tile in report.tiles] == [0, 1, 0, 0]
     assert [tile.kept for tile in report.tiles] == [0, 1, 0, 0]
     assert report.tiles[1].drift_first > 3 * report.tiles[1].drift
@@ -87,21 +89,21 @@ def test_an_invention_is_painted_again_and_the_other_tiles_stay_as_they_are(sour
 
 def test_only_the_failed_tiles_of_a_batch_are_redone(source, dino):
     model = Inventor(invents=[1, 2])
-    run(source, dino, model, tile_batch_size=4).render()
+    run(source, dino, model, tile_batch_size=4)
     assert model.batches == [4, 2]
 
 
 def test_nothing_is_redone_or_changed_where_nothing_is_wrong(source, dino):
     model = Inventor()
-    image = run(source, dino, model).render()
+    image = run(source, dino, model).image
     assert model.batches == [1] * 4
-    assert torch.equal(image, run(source, dino, Inventor(), repair_tries=0).render())
+    assert torch.equal(image, run(source, dino, Inventor(), repair_tries=0).image)
 
 
 def test_a_tile_is_redone_at_most_so_often_and_the_least_drift_is_kept(source, dino):
     model = Inventor(invents=range(100))
     task = run(source, dino, model, repair_tries=3)
-    report = task.report(task.render(), 0.0)
+    report = task.report()
     assert all(1 <= tile.tries <= 3 for tile in report.tiles)
     assert len(model.batches) == 4 + sum(tile.tries for tile in report.tiles)
     # Redone tiles keep ever more to the source, so that even these inventions fade.
@@ -112,39 +114,39 @@ def test_blur_never_wins(source, dino):
     # The first tile invents; painted again it is blurred: perfectly faithful, and no detail left.
     model = Inventor(invents=[0], blurs=[1, 2])
     task = run(source, dino, model)
-    report = task.report(task.render(), 0.0)
+    report = task.report()
     assert [tile.tries for tile in report.tiles] == [2, 0, 0, 0]
     assert report.tiles[0].kept == 0
 
 
 def test_a_redone_tile_keeps_the_detail(source, dino):
-    first = run(source, dino, Inventor(invents=[0]), repair_tries=0).render()
-    redone = run(source, dino, Inventor(invents=[0])).render()
+    first = run(source, dino, Inventor(invents=[0]), repair_tries=0).image
+    redone = run(source, dino, Inventor(invents=[0])).image
     assert detail_energy(redone[..., :72, :72]) > 0.8 * detail_energy(first[..., :72, :72])
 
 
 def test_each_try_is_closer_to_the_source_than_the_one_before():
-    tries = [Painting(0, 2**32 - 1, 0.5, 0.5, 0.0)]
+    tries = [AttemptSettings(0, 2**32 - 1, 0.5, 0.5, 0.0)]
     for _ in range(3):
-        tries.append(tries[-1].again(guides=True))
+        tries.append(tries[-1].next(guides=True))
     assert [p.number for p in tries] == [0, 1, 2, 3]
     assert [p.seed for p in tries] == [2**32 - 1, 0, 1, 2]
     for name, rising in (("denoise", False), ("strength", True), ("consistency", True)):
         values = [getattr(p, name) for p in tries]
         assert values == sorted(values, reverse=not rising) and values[0] != values[-1]
-    assert Painting(0, 1, 0.5, 0.5, 0.0).again(guides=False).strength == 0.5
+    assert AttemptSettings(0, 1, 0.5, 0.5, 0.0).next(guides=False).strength == 0.5
 
 
 def test_a_redone_tile_starts_from_the_neighbours_noise_at_its_border_and_its_own_inside(source):
     model = Inventor()
-    plan = plan_tiles((120, 168), tile_px=96, overlap_px=64, multiple_px=8)
-    base = torch.zeros(1, 3, 120, 168)
-    canvas = Canvas(base, plan, feather_px=48)
-    settings = Settings(seed=1, dino_enabled=False)
-    painter = Painter(source, base, canvas, (120, 168), settings, model, yardstick=None, dead_zone=0.0)
-    first = Painting(0, 1, 0.5, 0.0, 0.0)
-    for painting in (first, painter.again(first)):
-        painter.paint([plan[0]], painting, lambda: None)
+    settings = Settings(seed=1, dino_enabled=False, tile_size=96, overlap=48, clean_source=0.0)
+    job = prepare(source, plan_job(settings, (60, 84), model), settings)
+    start = job.padded(job.start)
+    canvas = Canvas(start, job.plan.tiles, feather_px=48)
+    sampler = TileSampler(job, model, canvas, start, Conditions())
+    first = AttemptSettings(0, 1, 0.5, 0.0, 0.0)
+    for how in (first, sampler.next_attempt(first)):
+        sampler.sample([job.plan.tiles[0]], how, ProgressCounter(1, 2, None))
     old, new = model.noises
     assert_close(new[..., -1:, :], old[..., -1:, :], atol=0.1, rtol=0)
     assert_close(new[..., :, -1:], old[..., :, -1:], atol=0.1, rtol=0)
@@ -161,24 +163,21 @@ def test_a_denoise_the_model_cannot_work_with_is_not_tried(source, dino):
             return 2
 
     model = Picky(invents=range(100))
-    run(source, dino, model, denoise=0.2, repair_tries=3).render()
+    run(source, dino, model, denoise=0.2, repair_tries=3)
     assert set(model.denoises) == {0.2}
 
 
 def test_stopping_in_the_middle_of_a_repair_keeps_the_first_painting(source, dino):
     model = Inventor(invents=[0], stops=1)
     task = run(source, dino, model)
-    image = task.render()
-    assert task.stopped and model.batches == [1, 1]
-    assert (image[..., 40, 40] != task.base[..., 40, 40]).any()
-    assert torch.equal(image[..., -1, -1], task.base[..., -1, -1])
+    image = task.image
+    assert task.finished.sampled.stopped and model.batches == [1, 1]
+    assert (image[..., 40, 40] != task.job.start[..., 40, 40]).any()
+    assert torch.equal(image[..., -1, -1], task.job.start[..., -1, -1])
 
 
 def test_progress_says_how_many_tiles_were_redone_and_ends_full(source, dino):
-    seen = []
-    task = run(source, dino, Inventor(invents=[0, 4]))
-    task.progress = seen.append
-    task.render()
+    seen = run(source, dino, Inventor(invents=[0, 4])).steps
     assert [p.call for p in seen] == list(range(1, len(seen) + 1))
     assert seen[-1].call == seen[-1].calls and seen[-1].tile == seen[-1].tiles == 4
     assert [p.redone for p in seen] == sorted(p.redone for p in seen)
@@ -187,21 +186,20 @@ def test_progress_says_how_many_tiles_were_redone_and_ends_full(source, dino):
 
 def test_what_the_final_consistency_would_only_hide_is_painted_again(source, dino):
     class Rough(PixelCodec):
-        exact = False
+        def consistency(self, number, pull, strength):
+            return lambda clean, _: clean
 
     class Host(Inventor):
-        def __call__(self, tiles, noise, *, denoise, steps, correct, called):
-            return super().__call__(tiles, noise, denoise=denoise, steps=steps, called=called,
-                                    correct=lambda x, ratio, codec: correct(x, ratio, Rough()))  # fmt: skip
+        def render(self, batch, corrector, on_step):
+            return super().render(batch, lambda x, ratio, codec: corrector(x, ratio, Rough()), on_step)
 
     found = []
     for tries in (0, 2):
         task = run(source, dino, Host(invents=[0]), repair_tries=tries, consistency=1.0)
-        image = task.render()
-        found.append((image, task.report(image, 0.0).tiles[0]))
+        found.append((task.image, task.report().tiles[0]))
     (ghost, first), (redone, tile) = found
     assert first.drift < 0.02 and (tile.tries, tile.kept) == (1, 1)
-    clean = run(source, dino, Host(), repair_tries=0, consistency=1.0).render()
+    clean = run(source, dino, Host(), repair_tries=0, consistency=1.0).image
     middle = (..., slice(30, 66), slice(30, 66))
     assert (redone - clean)[middle].abs().mean() < 0.3 * (ghost - clean)[middle].abs().mean()
 
@@ -217,19 +215,19 @@ def drift_of(suspicion=None, alarm=None, patch=0.0, invented=0.5):
 @pytest.mark.parametrize("alarm", [0.3, 0.9, 0.9996])
 def test_a_tile_fails_by_suspicion_exactly_above_the_alarm_and_more_the_surer_it_is(alarm):
     values = [0.0, 0.5 * alarm, alarm - 1e-4 * (1 - alarm), alarm + 1e-1 * (1 - alarm), 1.0]
-    found = [suspected(drift_of(value, alarm)) for value in values]
+    found = [towards_alarm(drift_of(value, alarm)) for value in values]
     assert found == sorted(found) and found[0] == 0
     assert [value > 1 for value in found] == [drift_of(value, alarm).alarm for value in values]
     assert found[-1] < float("inf")
-    assert suspected(drift_of(0.9, None)) == suspected(drift_of(None, 0.9)) == 0
+    assert towards_alarm(drift_of(0.9, None)) == towards_alarm(drift_of(None, 0.9)) == 0
 
 
 def test_suspicion_alone_fails_a_tile_and_drift_is_held_against_the_calibrated_thresholds():
-    first = Painted(Tile(0, 0, 56, 56), Painting(0, 1, 0.5, 0.5, 1.0), torch.rand(1, 3, 56, 56), 0.0, 0.0)
-    pulled = dataclasses.replace(first)
+    first = Attempt(Tile(0, 0, 56, 56), AttemptSettings(0, 1, 0.5, 0.5, 1.0), torch.rand(1, 3, 56, 56), 0.0, 0.0)
+    consistent = first.image.clone()
 
-    def failing(before, after, **more):
-        return judged(first, pulled, 0.1, lambda each, detail: after if detail else before, **more).failing
+    def failing(before, after):
+        return judge(first, consistent, 0.1, lambda image, detail: after if detail else before).failing
 
     assert failing(drift_of(), drift_of(0.95, 0.9)) > 1 > failing(drift_of(), drift_of(0.85, 0.9))
     assert failing(drift_of(patch=0.2, invented=0.15), drift_of()) == pytest.approx(0.2 / 0.15)
@@ -239,7 +237,7 @@ def test_suspicion_alone_fails_a_tile_and_drift_is_held_against_the_calibrated_t
 
 def test_a_run_repairs_by_the_thresholds_and_the_head_that_belong_to_its_network(source, dino, monkeypatch):
     limits = Thresholds(0.1, 0.5, 0.9, measured=True)
-    monkeypatch.setattr(lib_dino.run.run, "load_calibration", lambda network: Calibration(limits))
+    monkeypatch.setattr(lib_dino.run.prepare, "load_calibration", lambda network: Calibration(limits))
     seen, plain = [], Yardstick.tile
 
     def tile(self, made, operators, *, detail=False):
@@ -251,8 +249,7 @@ def test_a_run_repairs_by_the_thresholds_and_the_head_that_belong_to_its_network
 
     monkeypatch.setattr(Yardstick, "tile", tile)
     task = run(source, dino, Inventor())
-    task.measure = False
-    task.render()
-    assert [each.tries for each in task.report(task.base, 0.0).tiles] == [0, 0, 1, 0]
-    assert [each.kept for each in task.report(task.base, 0.0).tiles] == [0, 0, 1, 0]
-    assert "Redone because they drifted too far or looked invented: 1 tile." in list(task.events())
+    tiles = task.report(measures=False).tiles
+    assert [each.tries for each in tiles] == [0, 0, 1, 0]
+    assert [each.kept for each in tiles] == [0, 0, 1, 0]
+    assert "Redone because they drifted too far or looked invented: 1 tile." in task.events

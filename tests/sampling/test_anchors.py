@@ -11,10 +11,9 @@ import torch
 import torch.nn.functional as F
 
 from lib_dino.measure.quality import detail_energy, psnr
-from lib_dino.sampling.consistency import COLOUR_DEAD_ZONE, colour_pull
+from lib_dino.sampling.consistency import COLOR_THRESHOLD, Autoencoder, AutoencoderConsistency, color_step
 from lib_dino.tiling.resample import resize, tile_operators
 from lib_dino.webui.model.latent_rgb import LatentCodec
-from lib_dino.webui.model.vae import AutoencoderCodec
 
 SIDE, CELL, CHANNELS = 128, 8, 16
 
@@ -72,7 +71,7 @@ def naive(clean, reference, auto):
 
 
 def by_colour(clean, reference, auto):
-    return colour_pull(clean, reference, auto.table)
+    return color_step(clean, reference, auto.table)
 
 
 ANCHORS = {"naive": naive, "by colour": by_colour}
@@ -89,12 +88,13 @@ def judged(name, scale, scene):
     pasted[box] = (1.2 * other - 0.6 * truth + 0.3).clamp(0, 1)[box]
 
     if name == "tiny autoencoder":
-        codec = AutoencoderCodec(auto.encode, auto.decode, "sd3")
         operators = tile_operators((SIDE // scale, SIDE // scale), (SIDE, SIDE), slice(0, SIDE), slice(0, SIDE))
 
+        def pull(picture):
+            return operators.up(source - operators.down(picture))
+
         def held(latent):
-            missing = operators.up(source - operators.down(codec.picture(latent)))
-            return codec.shift(latent, missing)
+            return AutoencoderConsistency(Autoencoder(auto.encode, auto.decode), (1.0,), pull, 1.0, None)(latent, 0.5)
     else:
 
         def held(latent):
@@ -127,34 +127,36 @@ def test_swapping_low_frequencies_of_latents_fails_that_very_test(scale, scene):
 def test_colours_that_agree_but_for_the_maps_own_error_are_left_alone():
     auto = BlockAutoencoder()
     reference = torch.zeros(1, CHANNELS, 6, 6)
-    nearly = torch.einsum("c,kc->k", torch.full((3,), 0.9 * COLOUR_DEAD_ZONE), auto.mix[:, :3]).view(1, -1, 1, 1)
-    assert torch.equal(colour_pull(reference + nearly, reference, auto.table), torch.zeros_like(reference))
+    nearly = torch.einsum("c,kc->k", torch.full((3,), 0.9 * COLOR_THRESHOLD), auto.mix[:, :3]).view(1, -1, 1, 1)
+    assert torch.equal(color_step(reference + nearly, reference, auto.table), torch.zeros_like(reference))
 
 
 def test_the_pull_moves_what_carries_no_colour_least():
     generator = torch.Generator().manual_seed(1)
     auto = BlockAutoencoder()
     reference, estimate = torch.randn(2, 1, CHANNELS, 8, 8, generator=generator)
-    moved = colour_pull(estimate, reference, auto.table)
+    moved = color_step(estimate, reference, auto.table)
     colour = torch.einsum("bchw,cr->brhw", moved, auto.mix[:, :3])
     assert float(colour.square().mean()) > 0.5 * float(moved.square().sum(1).mean()) / 3
 
 
-def test_a_half_hearted_anchor_goes_half_the_way_and_unknown_latents_stay():
+def held_by_color(latents, number, clean, strength):
+    return LatentCodec("sd1", latents).consistency(number, lambda picture: picture, strength)(clean, 0.5)
+
+
+def test_half_the_strength_goes_half_the_way_and_unknown_latents_stay():
     generator = torch.Generator().manual_seed(2)
     clean, reference = torch.randn(2, 1, 4, 6, 6, generator=generator)
-    codec = LatentCodec("sd1")
-    whole, half = (codec.anchored(clean, reference, s) - clean for s in (1.0, 0.5))
+    whole, half = (held_by_color(reference, 0, clean, s) - clean for s in (1.0, 0.5))
     assert float(whole.abs().max()) > 0.01
     torch.testing.assert_close(half, whole / 2)
     strange = torch.randn(1, 7, 6, 6, generator=generator)
-    assert LatentCodec("sd1").anchored(strange, torch.zeros_like(strange), 1.0) is strange
+    assert held_by_color(torch.zeros_like(strange), 0, strange, 1.0) is strange
 
 
-def test_a_tile_of_the_codec_gets_the_bits_of_any_other_reference():
+def test_each_tile_of_a_batch_is_held_to_its_own_source():
     generator = torch.Generator().manual_seed(4)
     clean, *tiles = torch.randn(3, 1, 4, 6, 6, generator=generator)
-    codec = LatentCodec("sd1", torch.cat(tiles))
-    for _ in range(2):
-        for held, tile in zip(codec.references(2), tiles, strict=True):
-            assert torch.equal(codec.anchored(clean, held, 1.0), LatentCodec("sd1").anchored(clean, tile, 1.0))
+    for number, tile in enumerate(tiles):
+        alone = held_by_color(tile, 0, clean, 1.0)
+        assert torch.equal(held_by_color(torch.cat(tiles), number, clean, 1.0), alone)

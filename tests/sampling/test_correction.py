@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from lib_dino.sampling.correction import PixelCodec, TileCorrection
+from lib_dino.sampling.consistency import Autoencoder, AutoencoderConsistency
+from lib_dino.sampling.correction import BatchCorrector, PixelCodec, TileCorrections
 from lib_dino.sampling.sampler import schedule
 from lib_dino.tiling.resample import resize, tile_operators
 
@@ -14,26 +15,28 @@ SIDE = 32
 class Costly(PixelCodec):
     """Pixels, as dear as an autoencoder."""
 
-    def __init__(self, levels, *, exact=True):
-        self.sparing, self.able, self.ratios, self.anchors = levels, exact, [], 0
+    def __init__(self, levels, *, available=True, silent=False):
+        self.levels, self.able, self.silent, self.ratios, self.colors = levels, available, silent, [], 0
 
-    @property
-    def exact(self):
-        return self.able
-
-    def shift(self, clean, change):
+    def encode(self, image):
         self.ratios.append(self.now)
-        return super().shift(clean, change)
+        return torch.full_like(image, torch.nan) if self.silent else 2 * image - 1
 
-    def anchored(self, clean, reference, strength):
-        self.anchors += 1
+    def color(self, clean, _):
+        self.colors += 1
         return clean
+
+    def consistency(self, number, pull, strength):
+        if not self.levels:
+            return super().consistency(number, pull, strength)
+        auto = Autoencoder(self.encode, self.decode, lambda: self.able)
+        return AutoencoderConsistency(auto, self.levels, pull, strength, self.color)
 
 
 def correction(source):
     whole = slice(0, SIDE)
     operators = tile_operators((SIDE // 2, SIDE // 2), (SIDE, SIDE), whole, whole)
-    return TileCorrection(source, operators, consistency=1.0, dead_zone=0.0)
+    return BatchCorrector([TileCorrections(source, operators, consistency=1.0, threshold=0.0)])
 
 
 @pytest.fixture
@@ -46,7 +49,7 @@ def run(codec, source, ratios, estimate):
     correct, put = correction(source), torch.zeros_like(estimate)
     for ratio, after in zip(ratios, [*ratios[1:], 0.0], strict=True):
         codec.now = ratio
-        clean = correct(estimate + put, ratio, codec, torch.zeros_like(estimate))
+        clean = correct(estimate + put, ratio, codec)
         put = after / ratio * put + (1 - after / ratio) * (clean - estimate)
     return clean
 
@@ -56,21 +59,22 @@ def run(codec, source, ratios, estimate):
 def test_exact_pulls_go_by_noise_and_not_by_steps(denoise, pulls, steps, source, generator):
     codec = Costly((1.0, 0.6, 0.4))
     run(codec, source, schedule(denoise, steps)[:-1], torch.randn(1, 3, SIDE, SIDE, generator=generator))
-    assert len(codec.ratios) == pulls
-    assert all(ratio <= level for ratio, level in zip(codec.ratios[::-1], (0.4, 0.6, 1.0), strict=False))
+    # Each exact step encodes twice.
+    assert len(codec.ratios) == 2 * pulls
+    assert all(ratio <= level for ratio, level in zip(codec.ratios[::-2], (0.4, 0.6, 1.0), strict=False))
 
 
 def test_one_call_alone_has_its_pull(source):
     codec = Costly((1.0, 0.4))
     run(codec, source, [0.2], torch.zeros(1, 3, SIDE, SIDE))
-    assert codec.ratios == [0.2]
+    assert codec.ratios == [0.2, 0.2]
 
 
 @pytest.mark.parametrize("count", [4, 8, 40])
 def test_one_pull_takes_full_effect_however_many_calls_follow(count, source, generator):
     start, codec = torch.randn(1, 3, SIDE, SIDE, generator=generator), Costly((0.6,))
     done = run(codec, source, [0.8 * (1 - i / count) for i in range(count)], start)
-    assert len(codec.ratios) == 1
+    assert len(codec.ratios) == 2
     assert_close(done, run(Costly(()), source, [0.6], start), atol=1e-4, rtol=1e-4)
     off, left = (resize((x + 1) / 2, (SIDE // 2, SIDE // 2)) - source for x in (start, done))
     assert float(left.norm()) < 0.4 * float(off.norm())
@@ -79,24 +83,22 @@ def test_one_pull_takes_full_effect_however_many_calls_follow(count, source, gen
 def test_colours_are_held_at_every_other_call(source, generator):
     codec = Costly((0.6,))
     run(codec, source, [0.8, 0.6, 0.4, 0.2], torch.randn(1, 3, SIDE, SIDE, generator=generator))
-    assert codec.ratios == [0.6] and codec.anchors == 3
+    assert codec.ratios == [0.6, 0.6] and codec.colors == 3
 
 
 def test_without_an_autoencoder_and_where_it_gives_nothing_there_are_colours_alone(source):
-    class Silent(Costly):
-        def shift(self, clean, change):
-            return clean
-
     clean = torch.zeros(1, 3, SIDE, SIDE)
-    for codec in (Silent((0.5,)), Costly((0.5,), exact=False)):
+    for codec in (Costly((0.5,), silent=True), Costly((0.5,), available=False)):
         correct = correction(source)
-        assert all(torch.equal(correct(clean, ratio, codec, clean), clean) for ratio in (0.9, 0.4, 0.2))
-        assert codec.anchors == 3 and not codec.ratios
+        for ratio in (0.9, 0.4, 0.2):
+            codec.now = ratio
+            assert torch.equal(correct(clean, ratio, codec), clean)
+        assert codec.colors == 3 and len(codec.ratios) == (2 if codec.silent else 0)
 
 
 def test_a_shift_is_held_in_proportion_to_the_noise_that_is_left(source):
     clean, codec, correct = torch.zeros(1, 3, SIDE, SIDE), Costly((0.5,)), correction(source)
     codec.now = 0.4
-    shifted = correct(clean, 0.4, codec, clean)
-    assert_close(correct(clean, 0.1, codec, clean), shifted / 4)
-    assert_close(correct(clean, 0.45, codec, clean), shifted)  # a sampler that goes back up
+    shifted = correct(clean, 0.4, codec)
+    assert_close(correct(clean, 0.1, codec), shifted / 4)
+    assert_close(correct(clean, 0.45, codec), shifted)  # a sampler that goes back up

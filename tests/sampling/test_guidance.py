@@ -88,7 +88,7 @@ def test_the_step_stays_in_its_trust_region_and_shrinks_with_the_noise(extract, 
     clean = drifted(source, generator, amount=2.0)
     sizes = []
     for ratio in (0.01, 0.1, 1.0, 10.0):
-        out = guide(clean, ratio, target=target, view=view, extract=extract, strength=1.0, spread=0.5)
+        out = guide(clean, ratio, target=target, view=view, extract=extract, strength=1.0, sigma_data=0.5)
         size = float((out - clean).square().mean().sqrt())
         assert size <= 0.5 * MAX_STEP * ratio / (1 + ratio**2) ** 0.5 * 1.001
         sizes.append(size)

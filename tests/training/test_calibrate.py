@@ -174,9 +174,8 @@ def test_calibration_refuses_an_empty_folder(tmp_path, capsys):
 
 @pytest.mark.parametrize("calibrated", [False, True])
 def test_a_run_reports_suspicion_or_says_that_thresholds_are_defaults(dino, generator, calibrated):
-    from made import FakeModel
+    from made import FakeModel, ran
 
-    from lib_dino.run.run import Run
     from lib_dino.settings import Settings
 
     if calibrated:
@@ -185,8 +184,7 @@ def test_a_run_reports_suspicion_or_says_that_thresholds_are_defaults(dino, gene
         save_thresholds(settings, dino, Thresholds(0.03, 0.4, 0.0, measured=True), {})
     source = torch.rand(1, 3, 30, 40, generator=generator)
     options = Settings(seed=1, overlap=16, dino_enabled=False)
-    run = Run(source, (60, 80), options, FakeModel(lambda t, n: t), dino, measure=True)
-    report = run.report(run.render(), 0.0)
+    report = ran(source, options, FakeModel(lambda t, n: t), dino).report()
     assert any("make calibrate" in note for note in report.notes) is not calibrated
     assert all((tile.suspicion is not None) is calibrated for tile in report.tiles)
     assert all(tile.alarm is calibrated for tile in report.tiles)  # the bar is at nothing

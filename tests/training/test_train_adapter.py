@@ -108,7 +108,7 @@ def sdxl(tmp_path_factory):
 def options(base, photos, out, *more):
     words = [
         "train", "--base", base, "--photos", photos, "--out", out, "--cpu", "--side", SIDE, "--batch", 2, "--inner", 64,
-        "--steps", 4, "--rate", 1e-3, "--tokens", 4, "--px", 56, 112, "--say-every", 1, *more,
+        "--steps", 4, "--rate", 1e-3, "--px", 56, 112, "--say-every", 1, *more,
     ]  # fmt: skip
     return train_adapter.parser().parse_args([str(word) for word in words])
 
@@ -138,13 +138,13 @@ def test_an_untrained_adapter_changes_nothing(sd15, photos, tmp_path):
     batch = trainer.photographs.batch(0, 2)
     noisy, t = torch.randn(2, 4, 8, 8), torch.tensor([10, 300])
     injection = trainer.injector(batch, torch.ones(2))()
-    plain = trainer.base.predict(noisy, t, ["", "a"], Injection(trainer.adapter, injection.tokens, 0.0), SIDE)
+    off = Injection(trainer.adapter, injection.tokens, 0.0, injection.grid)
+    plain = trainer.base.predict(noisy, t, ["", "a"], off, SIDE)
     assert torch.equal(trainer.base.predict(noisy, t, ["", "a"], injection, SIDE), plain)
 
 
-@pytest.mark.parametrize("projector", ["resampler", "patches"])
-def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(sd15, photos, tmp_path, projector):
-    more = ["--projector", projector, "--steps", 2]
+def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(sd15, photos, tmp_path):
+    more = ["--steps", 2]
     whole = train(options(sd15, photos, tmp_path / "a", *more))
     train(options(sd15, photos, tmp_path / "b", *more, "--stop-at", 1))
     first = read_run(tmp_path / "b").state_dict()
@@ -161,14 +161,16 @@ def test_the_runtime_paints_the_picture_that_training_saw(trained, tmp_path):
     main(["export", "--out", str(out), "--file", str(tmp_path / "a.safetensors")])
     dino = load_dinov2()
     adapter = load_adapter(tmp_path / "a.safetensors", dino)
-    assert (adapter.info.base, adapter.info.tokens, adapter.width) == ("sd15", 4, 768)
-    trainer.accelerator.unwrap_model(trainer.adapter).load_state_dict(adapter.state_dict())
+    assert (adapter.info.base, adapter.width) == ("sd15", 768)
+    learned = trainer.accelerator.unwrap_model(trainer.adapter).eval()
+    learned.load_state_dict(adapter.state_dict())
     batch = trainer.photographs.batch(3, 2)
     with torch.no_grad():
         theirs = trainer.injector(batch, torch.ones(2))()
-        ours = Injection(adapter, adapter.tokens(dino, batch.soft, batch.scale), 1.0, grid=adapter.grid(batch.soft, 2))
+        tokens, grid = adapter.tokens(dino, batch.soft, batch.scale), adapter.grid(batch.soft, batch.scale)
+        ours = Injection(adapter, tokens, 1.0, grid)
         pictures = [picture_of(trainer.base, injection) for injection in (theirs, ours)]
-        plain = picture_of(trainer.base, Injection(adapter, ours.tokens, 0.0))
+        plain = picture_of(trainer.base, Injection(adapter, ours.tokens, 0.0, ours.grid))
     assert_close(pictures[1], pictures[0], rtol=1e-4, atol=1e-5)
     assert (plain - pictures[0]).abs().max() > 1e-4
 
@@ -204,12 +206,12 @@ def test_sdxl_is_trained_too(sdxl, photos, tmp_path):
 
 
 def test_the_embedded_denoiser_is_trained_by_the_same_code(photos, tmp_path):
-    more = ["--projector", "patches", "--local", "--drop", 0, "--side", 72]
+    more = ["--local", "--drop", 0, "--side", 72]
     trainer = build(options("embedded", photos, tmp_path / "a", *more))
     trainer.base.window_px = 56
     assert 0 < trainer.one_step() < 10
     adapter = trainer.accelerator.unwrap_model(trainer.adapter)
-    assert adapter.info.placed and adapter.channels == [128] * 3
+    assert adapter.channels == [128] * 3
     assert adapter.layers[0].to_v_ip.weight.abs().max() > 0
     # Places are nothing to see, and nothing but places decides who looks where.
     assert not adapter.layers[0].to_v_ip.weight[:, -32:].any()

@@ -10,11 +10,10 @@ from typing import Any, Final
 from ...errors import SettingsError
 from ..panel.arguments import TITLE, Job, Request, parse
 from ..panel.host_choices import choices
-from ..panel.limits import check_size
 from ..panel.xyz_plot import OVERRIDES
-from . import other_scripts as others
+from ..tiles import other_scripts as others
 from .request import check_request
-from .upscale_generation import MARK, Takeover, loud
+from .upscale_generation import MARK, UpscaleGeneration, as_http_422
 
 
 def run_as_script(p: Any, script: Any, args: Sequence[Any], *, own: Sequence[type]) -> Any:
@@ -23,7 +22,7 @@ def run_as_script(p: Any, script: Any, args: Sequence[Any], *, own: Sequence[typ
     Args:
         p: an img2img generation.
         script: the one that was chosen.
-        args: see `args.parse`.
+        args: see `arguments.parse`.
         own: this extension's script classes, which must not act on the copy.
 
     Returns:
@@ -31,37 +30,37 @@ def run_as_script(p: Any, script: Any, args: Sequence[Any], *, own: Sequence[typ
     """
     from modules import processing
 
-    with loud(p):
+    with as_http_422(p):
         job = job_of(p, _own_arguments(p, script, args), enabled=True)
         q = working_copy(p)
         if not job.enabled:
             q.scripts_value = others.without(q.scripts_value, own)
             return processing.process_images(q)
         # The key brings the script back when the picture's text is pasted.
-        takeover = Takeover(q, job, own=own, keys={"Script": TITLE})
-        takeover.install()
+        upscaling = UpscaleGeneration(q, job)
+        upscaling.begin(own=own, keys={"Script": TITLE})
         _begin(q)
         try:
             processed = processing.process_images(q)
         finally:
-            takeover.restore()
-        takeover.finish(processed)
+            upscaling.restore()
+        upscaling.finish(processed)
         return processed
 
 
-def take_over(p: Any, args: Sequence[Any], *, own: Sequence[type]) -> None:
+def begin(p: Any, args: Sequence[Any], *, own: Sequence[type]) -> None:
     """Make the generation `p` an upscaling if `args` say so: for `before_process` of an always-on script.
 
     Hosts swallow what hooks raise; an error is therefore raised again where the generation starts.
     """
-    give_back(p)
+    restore(p)
     if _nested(p):
         return
     try:
-        with loud(p):
+        with as_http_422(p):
             job = job_of(p, args, enabled=False)
             if job.enabled:
-                Takeover(p, job, own=own, keys={}).install()
+                UpscaleGeneration(p, job).begin(own=own, keys={})
                 _begin(p)
     except Exception as error:
         _fail_later(p, error)
@@ -88,20 +87,20 @@ def _nested(p: Any) -> bool:
     return False
 
 
-def give_back(p: Any, processed: Any = None) -> None:
-    """Put back what `take_over` changed, and add what it measured: for `postprocess` of the same script."""
-    takeover = p.__dict__.get(MARK)
-    if takeover is not None:
-        takeover.restore()
+def restore(p: Any, processed: Any = None) -> None:
+    """Put back what `begin` changed, and add what it measured: for `postprocess` of the same script."""
+    upscaling = p.__dict__.get(MARK)
+    if upscaling is not None:
+        upscaling.restore()
         if processed is not None:
-            takeover.finish(processed)
+            upscaling.finish(processed)
 
 
 def job_of(p: Any, args: Sequence[Any], *, enabled: bool) -> Job:
     """The job that `args` describe for the generation `p`.
 
     Raises:
-        SettingsError: as for `args.parse`; or the target does not fit a source.
+        SettingsError: as for `arguments.parse`; or the request itself is unfit.
     """
     img2img = hasattr(p, "init_images")
     steps = p.steps if isinstance(p.steps, int) else None
@@ -114,9 +113,6 @@ def job_of(p: Any, args: Sequence[Any], *, enabled: bool) -> Job:
     )
     if job.enabled:
         check_request(p)
-    if job.enabled and img2img:
-        for image in p.init_images or ():
-            check_size(job.settings, (image.height, image.width))
     return job
 
 

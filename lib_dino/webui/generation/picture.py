@@ -1,4 +1,4 @@
-"""One picture of a generation through the core: `run.Run` with the host's model, screen and settings."""
+"""One picture of a generation through the core, with the host's model, screen and settings."""
 
 from __future__ import annotations
 
@@ -6,32 +6,30 @@ import copy
 import functools
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from torch import Tensor
 
-from ...adapter.conditioning import Conditioning
-from ...adapter.injection import Adapter
+from ...adapter.injection import ImageTokens
 from ...measure.regions import Subject
 from ...networks.dinov2 import Dinov2
 from ...pictures.picture import Picture
 from ...pipeline import Result
-from ...run.run import Progress, Run
-from ...sampling.correction import Codec
-from ...settings import MAX_SEED
+from ...run.outcome import events, report_on, run_picture
+from ...run.plan import plan_job
+from ...run.prepare import Prepared, prepare
+from ...run.progress import Progress
+from ...run.tiles import Conditions
+from ...settings import MAX_SEED, Settings
 from ...tiling.plan import Tile
 from .. import interrupt
-from ..model import adapter_patch as adapters
-from ..model import model_files as weights
 from ..model.cfg_callbacks import Hooks
-from ..model.family import model_facts
-from ..model.vae import AutoencoderCodec, HostVae, tiny_autoencoder
 from ..panel.arguments import NO_UPSCALER, TITLE, Job
-from . import images as pictures
-from . import progress as screen
+from ..tiles.loaded_model import loaded_model
+from ..tiles.tile_img2img import WebuiTileModel
+from . import images, progress
 from .reports import Reports
-from .tile_img2img import HostRender
 
 _IN_LOOP: Final = "DINO consistency in loop"
 """Saved with the picture."""
@@ -63,30 +61,18 @@ class PictureJob:
     """
 
     def __init__(
-        self, p: Any, job: Job, shown: screen.Screen, dino: Dinov2 | None, scripts: Sequence[Any], reports: Reports
+        self, p: Any, job: Job, shown: progress.Screen, dino: Dinov2 | None, scripts: Sequence[Any], reports: Reports
     ) -> None:
-        self._reports = reports
-        self._p, self._job, self._screen, self._dino, self._scripts = p, job, shown, dino, scripts
-        self._model = model_facts(p.sd_model)
-        self._vae: HostVae | None = None
-        self._codec = self._autoencoder()
+        self._p, self._job, self._screen, self._dino = p, job, shown, dino
+        self._scripts, self._reports = scripts, reports
+        self._loaded = loaded_model(p.sd_model, job.settings, dino)
         alphas = getattr(p.sd_model, "alphas_cumprod", None)
-        self._adapter = self._load_adapter()
-        self.hooks = Hooks(self._model, alphas, stop=interrupt.stop_softly_asked, after=shown.keep)
+        self.hooks = Hooks(self._loaded.facts, alphas, stop=interrupt.stop_softly_asked, after=shown.keep)
+        if self._loaded.tiny:
+            p.extra_generation_params[_IN_LOOP] = True
 
-    def _load_adapter(self) -> Adapter | None:
-        from modules import shared
-
-        settings = self._job.settings
-        if self._dino is None or not (settings.adapter and settings.conditions):
-            return None
-        path = weights.adapter_file(settings.adapter)
-        adapter = adapters.load(path, path.stat().st_mtime, self._dino, str(shared.device))
-        adapters.check(adapter, self._p.sd_model, self._model)
-        return adapter
-
-    def upscale(self, source: Tensor, size: tuple[int, int], i: int, seed: int) -> Tensor:
-        """The result, (1, 3, *size) in [0, 1].
+    def upscale(self, source: Tensor, i: int, seed: int) -> Tensor:
+        """The result, (1, 3, *target size) in [0, 1].
 
         Args:
             source: (1, 3, H, W) in [0, 1].
@@ -96,64 +82,60 @@ class PictureJob:
         p, job = self._p, self._job
         if i:
             interrupt.forget_skip()
-        if job.settings.seed >= 0 and not hasattr(p, "init_images"):
-            seed = job.settings.seed + p.iteration * p.batch_size + i
-        settings = job.settings.replace(seed=seed % (MAX_SEED + 1))
         number = p.iteration * p.batch_size + i
-        render = self._render(number, settings.seed)
-        if render.one_by_one:
+        if job.settings.seed >= 0 and not hasattr(p, "init_images"):
+            seed = job.settings.seed + number
+        settings = job.settings.replace(seed=seed % (MAX_SEED + 1))
+        model = self._tile_model(number, settings.seed)
+        if model.one_by_one:
             settings = settings.replace(tile_batch_size=1)
-        if job.upscaler != NO_UPSCALER:
-            self._screen.text(f"{TITLE}: enlarging with {job.upscaler}")
-        run = Run(
-            source, size, settings, render, self._dino, enlarged=pictures.enlarged(source, size, job.upscaler),
-            progress=self._told, preview=self._screen.show, mask=pictures.mask_of(p, size),
-            starting=lambda tiles: self._starting(render, tiles, run), condition=self._condition(source, render),
-            measure=self._reports.wanted,
-        )  # fmt: skip
         started = time.perf_counter()
-        self._planned, self._per_tile = 0, render.calls(settings.denoise, settings.steps)
-        if run.calls:
-            self._planned = run.calls // self._per_tile
-            self._screen.plan(self._planned, self._per_tile)
-        if job.subject_prompt and run.yardstick is not None:
-            shown = Subject(run.yardstick.extract(source), source, size)
-            render.prompt_of = functools.partial(prompt_for, shown, p.all_prompts[number], job.subject_prompt)
-        self._screen.show(run.base, always=True)
-        result = run.render()
-        self._screen.show(result, always=True)
+        prepared = self._prepared(source, settings)
+        per_batch = model.calls(settings.denoise, settings.steps)
+        finished = run_picture(
+            prepared, model, conditions=self._conditions(prepared, number),
+            on_progress=functools.partial(self._on_progress, per_batch),
+        )  # fmt: skip
+        self._screen.show(finished.image, always=True)
         if self._reports.wanted:
             self._screen.text(f"{TITLE}: measuring drift")
-            report = run.report(result, time.perf_counter() - started)
-            self._reports.add(p, i, Result(Picture(result), report, settings, run.heats(), Picture(source)))
-        self._pass_on(render, run)
-        return result
+            outcome = report_on(prepared, model, finished, measures=True, seconds=time.perf_counter() - started)
+            picture = Picture(finished.image)
+            self._reports.add(p, i, Result(picture, outcome.report, settings, outcome.maps, Picture(source)))
+        self._say(events(prepared, finished))
+        return finished.image
 
-    def _starting(self, render: HostRender, tiles: Sequence[Tile], run: Run) -> None:
-        """Tiles come next: those that are tried or redone were not in the plan of the bar."""
-        render.starting(tiles, run.plan.size)
-        self._planned -= 1
-        if self._planned < 0:
-            self._screen.more(self._per_tile)
-
-    def _render(self, n: int, seed: int) -> HostRender:
-        p = self._p
-        return HostRender(
-            self._like_tiles(), self._model, self.hooks, seed=seed, prompt=p.all_prompts[n],
-            negative_prompt=p.all_negative_prompts[n], scripts=self._scripts,
-            acts=self._job.settings.guides or self._job.settings.consistency > 0, codec=self._codec,
+    def _prepared(self, source: Tensor, settings: Settings) -> Prepared:
+        p, job = self._p, self._job
+        plan = plan_job(settings, (source.shape[-2], source.shape[-1]), self._loaded.facts)
+        if job.upscaler != NO_UPSCALER:
+            self._screen.text(f"{TITLE}: enlarging with {job.upscaler}")
+        return prepare(
+            source, plan, settings, dino=self._dino,
+            enlarged=images.enlarged(source, plan.target_size, job.upscaler),
+            mask=images.mask_of(p, plan.target_size),
         )  # fmt: skip
 
-    def _condition(self, source: Tensor, render: HostRender) -> Conditioning | None:
-        """What shows the UNet the adapter's tokens; None without an adapter.
+    def _conditions(self, prepared: Prepared, number: int) -> Conditions:
+        """Adapter tokens and prompts of the tiles."""
+        job, tokens, prompts = self._job, None, None
+        adapter = self._loaded.adapter
+        if adapter is not None and self._dino is not None:
+            tokens = ImageTokens(adapter, self._dino, job.settings.adapter_strength)
+        if job.subject_prompt and prepared.meter is not None:
+            grid = prepared.meter.extract(prepared.source)
+            subject = Subject(grid, prepared.source, prepared.target_size)
+            own = self._p.all_prompts[number]
+            prompts = {tile: prompt_for(subject, own, job.subject_prompt, tile) for tile in prepared.plan.tiles}
+        return Conditions(tokens, prompts)
 
-        Raises:
-            ModelError: it is damaged, or does not fit the checkpoint or the feature network.
-        """
-        if self._adapter is None or self._dino is None:
-            return None
-        strength = self._job.settings.adapter_strength
-        return Conditioning(self._adapter, self._dino, source, strength, None, render.conditioner.conditioned)
+    def _tile_model(self, n: int, seed: int) -> WebuiTileModel:
+        p = self._p
+        return WebuiTileModel(
+            self._like_tiles(), self._loaded.facts, self.hooks, self._loaded.codec, seed=seed,
+            prompt=p.all_prompts[n], negative_prompt=p.all_negative_prompts[n], scripts=self._scripts,
+            on_batch=self._screen.begin_batch, on_done=self._keep_notes,
+        )  # fmt: skip
 
     def _like_tiles(self) -> Any:
         """What the tiles take after: in txt2img with the upscaling's own sampler."""
@@ -165,35 +147,28 @@ class PictureJob:
             q.scheduler = self._job.scheduler
         return q
 
-    def _autoencoder(self) -> Callable[[Tensor | None], Codec] | None:
-        """Makes codecs that are exact enough for consistency inside the loop; None where there is no such thing."""
-        from modules import shared
+    def _on_progress(self, per_batch: int, event: Progress) -> None:
+        if event.canvas is not None:
+            if not event.call:
+                self._screen.plan(event.calls // max(1, per_batch), per_batch)
+            self._screen.show(event.canvas, always=not event.call)
+            return
+        redone = f", {event.redone} redone" if event.redone else ""
+        self._screen.text(f"{TITLE}: tile {min(event.tile + 1, event.tiles)}/{event.tiles}{redone}")
 
-        if not self._job.settings.consistency:
-            return None
-        networks = tiny_autoencoder(self._model) if shared.opts.data.get(weights.OPTION_TINY, True) else None
-        if networks is not None:
-            self._p.extra_generation_params[_IN_LOOP] = True
-            return lambda tiles: AutoencoderCodec(*networks, self._model.family, tiles)
-        if shared.opts.data.get(weights.OPTION_VAE, False):
-            self._vae = vae = HostVae(self._p.sd_model)
-            return lambda tiles: AutoencoderCodec(vae.encode, vae.decode, self._model.family, tiles, fits=vae.fits)
-        return None
+    def _keep_notes(self, parameters: dict[str, Any], comments: dict[str, Any]) -> None:
+        """Hand what the tiles' scripts wrote down to the picture."""
+        for key, value in parameters.items():
+            self._p.extra_generation_params.setdefault(key, value)
+        if isinstance(getattr(self._p, "comments", None), dict):
+            self._p.comments.update(comments)
 
-    def _told(self, progress: Progress) -> None:
-        redone = f", {progress.redone} redone" if progress.redone else ""
-        self._screen.text(f"{TITLE}: tile {min(progress.tile + 1, progress.tiles)}/{progress.tiles}{redone}")
-
-    def _pass_on(self, render: HostRender, run: Run) -> None:
-        """What the tiles' scripts wrote down belongs to the picture."""
-        p = self._p
-        for key, value in render.extra.items():
-            p.extra_generation_params.setdefault(key, value)
-        if isinstance(getattr(p, "comments", None), dict):
-            p.comments.update(render.comments)
-        if self._vae is not None and self._vae.used:
-            p.extra_generation_params[_IN_LOOP] = "VAE"
-        if self._vae is not None and self._vae.left_out:
-            screen.comment(p, f"{TITLE}: {self._vae.left_out}")
-        for text in run.events():
-            screen.comment(p, f"{TITLE}: {text[0].lower()}{text[1:]}")
+    def _say(self, sentences: Iterable[str]) -> None:
+        """Put a line for each thing that happened below the picture."""
+        vae = self._loaded.vae
+        if vae is not None and vae.used:
+            self._p.extra_generation_params[_IN_LOOP] = "VAE"
+        if vae is not None and vae.left_out:
+            progress.comment(self._p, f"{TITLE}: {vae.left_out}")
+        for text in sentences:
+            progress.comment(self._p, f"{TITLE}: {text[0].lower()}{text[1:]}")

@@ -21,26 +21,30 @@ class Screen:
 
     def __init__(self, pictures: int) -> None:
         self._pictures = pictures
-        self._planned = False
+        self._sized = False
         self._shown = 0.0
+        self._left = self._steps = 0
 
     def plan(self, batches: int, steps: int) -> None:
-        """Size the bar; asked for once, when the first picture's batches are known."""
-        if self._planned:
+        """Expect so many batches of so many steps for the next picture; the first picture's size the bar."""
+        self._left, self._steps = batches, steps
+        if self._sized or not batches:
             return
         from modules import shared
 
-        self._planned = True
+        self._sized = True
         # The host counts one job for each of its own iterations and one for each nested call.
         shared.state.job_count = max(shared.state.job_count, 0) + batches * self._pictures
         shared.total_tqdm.updateTotal(shared.state.job_count * steps)
 
-    def more(self, steps: int) -> None:
-        """One more nested call than was planned."""
+    def begin_batch(self) -> None:
+        """Count a nested call; retries make the bar longer."""
         from modules import shared
 
-        shared.state.job_count += 1
-        shared.total_tqdm.updateTotal(shared.state.job_count * steps)
+        self._left -= 1
+        if self._left < 0:
+            shared.state.job_count += 1
+            shared.total_tqdm.updateTotal(shared.state.job_count * self._steps)
 
     def text(self, line: str) -> None:
         """One line under the bar."""

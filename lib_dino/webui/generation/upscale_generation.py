@@ -16,65 +16,99 @@ from typing import Any, Final
 import torch
 
 from ...errors import ImageError, ModelError, SettingsError
-from ..model import model_files as weights
+from ...run.plan import plan_job
+from ...run.prepare import needs_features
+from ..model import model_files
+from ..model.family import ASSUMED, expected_model
 from ..model.model_files import BUILT_IN_MODEL
 from ..panel.arguments import Job
-from ..panel.limits import check_size
-from . import images as pictures
-from . import other_scripts as others
-from . import progress as screen
-from . import reports
+from ..tiles import other_scripts
+from . import images, progress, reports
+from .overrides import Overrides
 from .picture import PictureJob
 
-MARK: Final = "_dino_upscale_takeover"
+MARK: Final = "_dino_upscale_generation"
 
 
-class Takeover:
+class UpscaleGeneration:
     """A generation of the host that upscales.
 
     Args:
         p: img2img, which upscales its source; or txt2img, which upscales what it made.
         job: what to do.
-        own: this extension's script classes.
-        keys: more saved keys.
     """
 
-    def __init__(self, p: Any, job: Job, *, own: Sequence[type], keys: Mapping[str, str]) -> None:
-        self._p, self._job, self._own, self._keys = p, job, own, keys
-        self._changed: dict[str, tuple[bool, Any]] = {}
-        self._img2img = hasattr(p, "init_images")
-        self._screen: screen.Screen | None = None
-        self._dino: Any = None
-        self._size = (0, 0)
-        self._sample: Callable[..., Any] = p.sample
+    def __init__(self, p: Any, job: Job) -> None:
+        self._p, self._job = p, job
+        self._overrides = Overrides(p)
         self._reports = reports.Reports(gallery=job.drift_map, files=job.save_report)
+        self._sample: Callable[..., Any] = p.sample
+        self._screen: progress.Screen | None = None
+        self._dino: Any = None
+        self._tile_scripts: list[Any] = []
 
-    def install(self) -> None:
+    @property
+    def _is_img2img(self) -> bool:
+        return hasattr(self._p, "init_images")
+
+    def begin(self, *, own: Sequence[type], keys: Mapping[str, str]) -> None:
         """Change `p`, so that the host's next `process_images` upscales.
+
+        Args:
+            own: this extension's script classes, which must not act on the picture.
+            keys: more saved keys.
 
         Raises:
             SettingsError, ModelError: the feature network is not to be had, or the pictures differ in size.
         """
         p, job = self._p, self._job
         settings = job.settings
-        model_name = weights.chosen(settings.dino_model)
-        adapted = settings.adapter and settings.conditions
-        if settings.needs_features or job.subject_prompt or adapted or self._reports.wanted:
-            self._dino = weights.load(model_name)
-        saved = {**job.to_infotext(), **self._keys}
+        model_name = model_files.chosen(settings.dino_model)
+        adapts = bool(settings.adapter) and settings.conditions
+        if needs_features(
+            settings, measures=self._reports.wanted, adapts=adapts, finds_subject=bool(job.subject_prompt)
+        ):
+            self._dino = model_files.load(model_name)
+        saved = {**job.to_infotext(), **keys}
         if model_name != BUILT_IN_MODEL or settings.dino_model:
             saved["DINO model"] = model_name
-        self._scripts = others.for_tiles(p.scripts, without=self._own) if self._img2img else []
-        if self._img2img:
-            self._install_img2img()
+        if self._is_img2img:
+            self._tile_scripts = other_scripts.for_tiles(p.scripts, without=own)
+            self._begin_img2img()
+            # The chosen script must not run again; beside another one the panel's own hooks go on.
+            kept = other_scripts.for_picture(p.scripts, without=own if "Script" in keys else ())
+            self._overrides.set("scripts_value", other_scripts.with_scripts(p.scripts, kept))
             saved["Denoising strength"] = str(settings.denoise)
-        self._set("extra_generation_params", {**p.extra_generation_params, **saved})
-        self._set("sample", self._sample_guarded)
-        self._set(MARK, self)
+        self._overrides.set("extra_generation_params", {**p.extra_generation_params, **saved})
+        self._overrides.set("sample", self._sample_guarded)
+        self._overrides.set(MARK, self)
 
-    def _install_img2img(self) -> None:
+    def _begin_img2img(self) -> None:
         p, job = self._p, self._job
-        sizes = {image.size for image in p.init_images or ()}
+        height, width = plan_job(job.settings, self._source_size(), expected_model() or ASSUMED).target_size
+        for text in other_scripts.notices(p.scripts, p.script_args or ()):
+            progress.comment(p, text)
+        if getattr(p, "refiner_checkpoint", None) not in (None, "", "None", "none"):
+            progress.comment(p, "DINO Upscale: the refiner is left out, it would change models for every tile.")
+        values: dict[str, Any] = {
+            "height": height, "width": width, "denoising_strength": job.settings.denoise, "steps": job.settings.steps,
+            "refiner_checkpoint": None,
+            # Prompts are encoded for the tiles alone: the host's cache has room for one size.
+            "setup_conds": lambda: None,
+            "init": self._init,
+        }  # fmt: skip
+        if job.settings.seed >= 0:
+            values["seed"] = job.settings.seed
+        if job.sampler_name:
+            values["sampler_name"] = job.sampler_name
+        if job.scheduler and hasattr(p, "scheduler"):
+            values["scheduler"] = job.scheduler
+        for name, value in values.items():
+            self._overrides.set(name, value)
+
+    def _source_size(self) -> tuple[int, int]:
+        """(height, width) of all pictures of the call."""
+        sizes = {image.size for image in self._p.init_images or ()}
         if len(sizes) != 1:
             raise ImageError(
                 f"init_images: all pictures of one call must have the same size; got {sorted(sizes)}. Send them "
@@ -83,36 +117,7 @@ class Takeover:
                 else "init_images: there is no picture to upscale."
             )
         width, height = sizes.pop()
-        self._size = check_size(job.settings, (height, width))
-        for text in others.notices(p.scripts, p.script_args or ()):
-            screen.comment(p, text)
-        if getattr(p, "refiner_checkpoint", None) not in (None, "", "None", "none"):
-            screen.comment(p, "DINO Upscale: the refiner is left out, it would change models for every tile.")
-        self._set("height", self._size[0])
-        self._set("width", self._size[1])
-        self._set("denoising_strength", job.settings.denoise)
-        self._set("steps", job.settings.steps)
-        if job.settings.seed >= 0:
-            self._set("seed", job.settings.seed)
-        self._set_sampler()
-        self._set("refiner_checkpoint", None)
-        kept = others.for_picture(p.scripts, without=self._own if "Script" in self._keys else ())
-        self._set("scripts_value", others.with_scripts(p.scripts, kept))
-        # Prompts are encoded for the tiles alone: the host's cache has room for one size.
-        self._set("setup_conds", lambda: None)
-        self._set("init", self._init)
-
-    def _set_sampler(self) -> None:
-        p, job = self._p, self._job
-        if job.sampler_name:
-            self._set("sampler_name", job.sampler_name)
-        if job.scheduler and hasattr(p, "scheduler"):
-            self._set("scheduler", job.scheduler)
-
-    def _set(self, name: str, value: Any) -> None:
-        held = self._p.__dict__
-        self._changed.setdefault(name, (name in held, held.get(name)))
-        held[name] = value
+        return height, width
 
     def finish(self, processed: Any) -> None:
         """Add the reports that the job asked for to what the host hands back."""
@@ -120,13 +125,7 @@ class Takeover:
 
     def restore(self) -> None:
         """Put everything back."""
-        held = self._p.__dict__
-        for name, (was_there, value) in self._changed.items():
-            if was_there:
-                held[name] = value
-            else:
-                held.pop(name, None)
-        self._changed.clear()
+        self._overrides.restore()
 
     def _init(self, all_prompts: Any, all_seeds: Any, all_subseeds: Any) -> None:
         """Instead of the host's `init`, which would encode the whole picture."""
@@ -139,7 +138,7 @@ class Takeover:
 
     def _sample_guarded(self, *args: Any, **kwargs: Any) -> Any:
         try:
-            with loud(self._p):
+            with as_http_422(self._p):
                 return self._upscaled(*args, **kwargs)
         except BaseException:
             # Whoever catches it gets the generation back as it was.
@@ -150,20 +149,19 @@ class Takeover:
         from modules import devices, processing
 
         p = self._p
-        made = None if self._img2img else pictures.finished(p, self._sample(*args, **kwargs))
+        made = None if self._is_img2img else images.finished(p, self._sample(*args, **kwargs))
         count = len(kwargs["prompts"])
         if self._screen is None:
-            self._screen = screen.Screen(count * p.n_iter)
+            self._screen = progress.Screen(count * p.n_iter)
         results = processing.DecodedSamples()
         # Ordinary tensors: what is made in inference mode can never carry gradients.
         with torch.inference_mode(False), torch.no_grad(), devices.without_autocast(), _prompt_history_kept():
-            job = PictureJob(p, self._job, self._screen, self._dino, self._scripts, self._reports)
+            job = PictureJob(p, self._job, self._screen, self._dino, self._tile_scripts, self._reports)
             with job.hooks.installed():
                 for i in range(count):
-                    source = pictures.source_of(p, i) if made is None else made[i : i + 1]
-                    size = check_size(self._job.settings, (source.shape[-2], source.shape[-1]))
-                    results.append(pictures.for_truncation(job.upscale(source, size, i, int(kwargs["seeds"][i]))))
-        screen.done()
+                    source = images.source_of(p, i) if made is None else made[i : i + 1]
+                    results.append(images.for_truncation(job.upscale(source, i, int(kwargs["seeds"][i]))))
+        progress.done()
         return results
 
 
@@ -182,7 +180,7 @@ def _prompt_history_kept() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def loud(p: Any) -> Iterator[None]:
+def as_http_422(p: Any) -> Iterator[None]:
     """What a user can put right reaches the API as 422 with the field's name."""
     try:
         yield

@@ -105,8 +105,8 @@ class Conditioner:
         self._calls = Calls()
 
     @contextmanager
-    def conditioned(self, injection: Injection) -> Iterator[None]:
-        """Batches inside the block look at `injection`."""
+    def conditioned(self, injection: Injection | None) -> Iterator[None]:
+        """Batches inside the block look at `injection`; None is none."""
         self.injection = injection
         try:
             yield

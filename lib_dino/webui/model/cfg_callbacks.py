@@ -16,18 +16,15 @@ import torch
 from torch import Tensor
 
 from ...errors import DinoError
-from ...sampling.correction import Codec
+from ...sampling.correction import Codec, Corrector
 from .adapter_patch import Conditioner
 from .family import Model
-from .latent_rgb import signal_to_noise_inverse
+from .latent_rgb import noise_to_signal
 
 log = logging.getLogger("dino_upscale")
 
 class GuidanceError(DinoError):
     """Guidance failed in the middle of a run; the tiles would not be what was asked for."""
-
-
-Correct = Callable[[Tensor, float, Codec], Tensor]
 
 
 @dataclass
@@ -37,17 +34,17 @@ class Batch:
     Attributes:
         owner: the host's processing object of these tiles; calls for another one are not ours.
         shape: (B, C, h, w) of its latents.
-        correct: what is to be done to predicted clean tiles; None leaves every value as it is.
-        codec: makes the codec from the source's tiles as latents.
-        called: told after every model call.
+        corrector: what is to be done to predicted clean tiles; None leaves every value as it is.
+        codec: makes the codec from the source's tiles as latents; None with no corrector.
+        on_step: called after every model call.
         conditioner: told before every model call, for it has to know what rows the UNet will see.
     """
 
     owner: Any
     shape: tuple[int, ...]
-    correct: Correct | None
-    codec: Callable[[Tensor | None], Codec]
-    called: Callable[[], None]
+    corrector: Corrector | None
+    codec: Callable[[Tensor | None], Codec] | None
+    on_step: Callable[[], None]
     conditioner: Conditioner | None = None
 
 
@@ -132,9 +129,9 @@ class Hooks:
         if batch is None or call is None or tuple(params.x.shape) != batch.shape:
             return
         try:
-            if batch.correct is not None and self.error is None:
+            if batch.corrector is not None and self.error is None:
                 params.x = self._corrected(params.x, call, batch)
-            batch.called()
+            batch.on_step()
             self._after()
         except Exception as error:
             self._fail(error)
@@ -152,16 +149,16 @@ class Hooks:
         # Forge samples in inference mode, whose tensors can carry no gradients: work on ordinary copies.
         with torch.inference_mode(False), torch.no_grad(), _full_precision(out.device.type):
             given = out.clone().float()
-            clean, ratio = given, signal_to_noise_inverse(call.sigma, flow=self._model.flow)
+            clean, ratio = given, noise_to_signal(call.sigma, flow=self._model.flow)
             if call.predicts_noise:
                 a = self._alpha(call.sigma)
                 ratio = (1 / a - 1) ** 0.5
                 clean = clean_from_noise(given, call.x.clone().float(), a)
+            assert batch.corrector is not None and batch.codec is not None
             if self._codec is None:
                 start = getattr(batch.owner, "init_latent", None)
                 self._codec = batch.codec(None if start is None else start.clone().float())
-            assert batch.correct is not None
-            corrected = batch.correct(clean, ratio, self._codec)
+            corrected = batch.corrector(clean, ratio, self._codec)
             if corrected is clean or torch.equal(corrected, clean):
                 return out
             if call.predicts_noise:

@@ -30,6 +30,7 @@ class Model:
         tile_px: side of a tile that suits it, pixels.
         multiple_px: sides of its pictures are multiples of this.
         flow: noisy latents are sigma * noise + (1 - sigma) * clean instead of clean + sigma * noise.
+        factor, fits_any_tile: as in `TileModel`.
     """
 
     family: str
@@ -37,6 +38,12 @@ class Model:
     tile_px: int
     multiple_px: int
     flow: bool
+    factor: int = FACTOR
+    fits_any_tile: bool = False
+
+
+ASSUMED: Final = Model("sd1", 4, 512, 8, False)
+"""Where the model cannot be told yet."""
 
 
 def model_facts(sd_model: Any) -> Model:

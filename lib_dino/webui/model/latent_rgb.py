@@ -7,14 +7,13 @@ faults cancel.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...sampling.consistency import colour_lift, colour_pull
+from ...sampling.consistency import ColorConsistency, Consistency, Pull
 from .family import FACTOR
 
 # Colour in [-1, 1] = latent channels times these, plus the last row; the tables ComfyUI and the WebUIs preview with.
@@ -44,31 +43,24 @@ _RGB: Final[dict[str, list[list[float]]]] = {
 }  # fmt: skip
 
 
-def signal_to_noise_inverse(sigma: float, *, flow: bool) -> float:
-    """Noise-to-signal ratio of a noise level; pure noise counts as ten thousand."""
+def noise_to_signal(sigma: float, *, flow: bool) -> float:
+    """Noise-to-signal ratio of a host's noise level; a flow model's pure noise counts as ten thousand."""
     return sigma / max(1 - sigma, 1e-4) if flow else sigma
 
 
 class LatentCodec:
-    """Between latents and pictures by a linear map; see `correction.Codec`.
+    """Latents of one batch of tiles, and pictures, by a linear map; see `correction.Codec`.
 
     Args:
         family: as in `Model`.
-        references: (B, C, h, w), the source's tiles as latents; None before they are known.
+        source: (B, C, h, w), the source's tiles as latents; None where they are not known.
     """
 
-    spread = 1.0
-    sparing: tuple[float, ...] = ()
+    sigma_data = 1.0
 
-    def __init__(self, family: str, references: Tensor | None = None) -> None:
+    def __init__(self, family: str, source: Tensor | None = None) -> None:
         self._family = family
-        self._tiles = () if references is None else torch.split(references, 1)
-        self._lifts: dict[int, Tensor] = {}
-
-    @property
-    def exact(self) -> bool:
-        """False: the map is not."""
-        return False
+        self._source = () if source is None else torch.split(source, 1)
 
     def decode(self, clean: Tensor) -> Tensor:
         """(B, C, h, w) to (B, 3, 8 h, 8 w) in [0, 1], more or less; differentiable."""
@@ -76,33 +68,19 @@ class LatentCodec:
         colour = torch.einsum("bchw,cr->brhw", clean, table[:-1]) + table[-1].view(1, 3, 1, 1)
         return F.interpolate((colour + 1) / 2, scale_factor=FACTOR, mode="bilinear", align_corners=False)
 
-    def picture(self, clean: Tensor) -> Tensor:
-        """Never asked for: the map is not exact."""
-        raise NotImplementedError("a linear map to colour is not exact")
+    def source_latents(self, number: int) -> Tensor | None:
+        """The source's tile as latents, (1, C, h, w)."""
+        return self._source[number] if self._source else None
 
-    def shift(self, clean: Tensor, change: Tensor) -> Tensor:
-        """Never asked for: the map has no inverse."""
-        raise NotImplementedError("a linear map to colour cannot be turned round")
+    def consistency(self, number: int, pull: Pull, strength: float) -> Consistency:
+        """Hold coarse colours; latents that no table knows stay as they are."""
+        return self._colors(number, strength) or (lambda clean, _: clean)
 
-    def anchored(self, clean: Tensor, reference: Tensor, strength: float) -> Tensor:
-        """Coarse colours held to the source's; latents that no table knows stay as they are."""
-        if not any(len(rows) - 1 == clean.shape[1] for rows in _RGB.values()):
-            return clean
-        table = _table(self._family, clean.shape[1])
-        return clean + strength * colour_pull(clean, reference.to(clean), table, lift=self._lift(reference, table))
-
-    def references(self, count: int) -> Sequence[Tensor | None]:
-        """The source's tiles as latents."""
-        return self._tiles or [None] * count
-
-    def _lift(self, reference: Tensor, table: Tensor) -> Tensor | None:
-        """Once a tile, not at every model call: on a GPU it waits for the CPU. None for what is no tile of ours."""
-        number = next((i for i, tile in enumerate(self._tiles) if tile is reference), None)
-        if number is None:
+    def _colors(self, number: int, strength: float) -> Consistency | None:
+        reference = self.source_latents(number)
+        if reference is None or not any(len(rows) - 1 == reference.shape[1] for rows in _RGB.values()):
             return None
-        if number not in self._lifts:
-            self._lifts[number] = colour_lift(reference, table)
-        return self._lifts[number]
+        return ColorConsistency(reference, _table(self._family, reference.shape[1]), strength)
 
 
 def _table(family: str, channels: int) -> Tensor:

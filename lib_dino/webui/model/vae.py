@@ -1,6 +1,6 @@
 """Consistency inside the loop through an autoencoder of the host: the tiny one, or where asked for its own.
 
-Both cost too much for every model call, and few calls do nearly as much as all; see `SPARING`.
+Both cost too much for every model call, and few calls do nearly as much as all; see `EXACT_SIGMAS`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from ...sampling.consistency import Autoencoder, AutoencoderConsistency, Consistency, Pull
 from ..interrupt import stop_asked
 from .family import FACTOR, Model
 from .latent_rgb import LatentCodec
@@ -22,64 +23,31 @@ from .noise import repeatable
 
 log = logging.getLogger("dino_upscale")
 
-Network = Callable[[Tensor], Tensor]
-
-SPARING: Final = (1.0, 0.6, 0.4)
+EXACT_SIGMAS: Final = (1.0, 0.6, 0.4)
 """Noise-to-signal ratios at which a tile is held to its source pixel by pixel."""
 
 
 class AutoencoderCodec(LatentCodec):
-    """As `LatentCodec`, and exact by an autoencoder; see `correction.Codec`.
+    """As `LatentCodec`, and exact at a few calls by an autoencoder.
 
     Gradients still take the linear map: through the autoencoder they would need gigabytes.
 
     Args:
-        encoder, decoder: between pictures in [0, 1] and the model's latents, one (1, ...) tile at a time.
-        fits: whether they can be used on latents of this (height, width) now.
+        autoencoder: between pictures in [0, 1] and the model's latents.
     """
 
-    sparing: tuple[float, ...] = SPARING
+    def __init__(self, autoencoder: Autoencoder, family: str, source: Tensor | None = None) -> None:
+        super().__init__(family, source)
+        self._autoencoder = autoencoder
 
-    def __init__(
-        self,
-        encoder: Network,
-        decoder: Network,
-        family: str,
-        references: Tensor | None = None,
-        *,
-        fits: Callable[[tuple[int, int]], bool] = lambda cells: True,
-    ) -> None:
-        super().__init__(family, references)
-        self._encoder, self._decoder, self._fits = encoder, decoder, fits
-        self._cells = (0, 0) if references is None else (references.shape[-2], references.shape[-1])
-        self._shown: tuple[Tensor, Tensor] | None = None
-
-    @property
-    def exact(self) -> bool:
-        """Whether the autoencoder can be used now."""
-        return self._fits(self._cells)
-
-    def picture(self, clean: Tensor) -> Tensor:
-        """(B, C, h, w) to (B, 3, 8 h, 8 w) in [0, 1], more or less."""
-        # `shift` asks for the picture that the change was reckoned from.
-        if self._shown is None or self._shown[0] is not clean:
-            with torch.no_grad():
-                self._shown = clean, self._decoder(clean.float())
-        return self._shown[1]
-
-    def shift(self, clean: Tensor, change: Tensor) -> Tensor:
-        """`clean` moved by the difference that `change` makes to the encoded picture: none for no change.
-
-        None either where the autoencoder gives no numbers.
-        """
-        with torch.no_grad():
-            picture = self.picture(clean)
-            moved: Tensor = self._encoder(picture + change) - self._encoder(picture)
-        return clean + moved.to(clean) if bool(torch.isfinite(moved).all()) else clean
+    def consistency(self, number: int, pull: Pull, strength: float) -> Consistency:
+        """Hold a tile exactly at `EXACT_SIGMAS`, and by coarse colours."""
+        colors = self._colors(number, strength)
+        return AutoencoderConsistency(self._autoencoder, EXACT_SIGMAS, pull, strength, colors)
 
 
-def tiny_autoencoder(model: Model) -> tuple[Network, Network] | None:
-    """The host's tiny encoder and decoder in single precision; None unless their files are there already."""
+def tiny_autoencoder(model: Model) -> Autoencoder | None:
+    """The host's tiny autoencoder in single precision; None unless its files are there already."""
     from modules import paths, sd_vae_taesd
 
     folder = Path(paths.models_path) / "VAE-taesd"
@@ -92,7 +60,7 @@ def tiny_autoencoder(model: Model) -> tuple[Network, Network] | None:
             copy.deepcopy(make()).float().requires_grad_(False)
             for make in (sd_vae_taesd.encoder_model, sd_vae_taesd.decoder_model)
         )
-    return encoder, decoder
+    return Autoencoder(encoder, decoder)
 
 
 class HostVae:
@@ -110,6 +78,11 @@ class HostVae:
         # --medvram and --lowvram keep one network at a time on the card.
         if getattr(sd_model, "lowvram", False):
             self._leave_out("--medvram or --lowvram would move the model off the card for it")
+
+    def for_tiles(self, latents: Tensor | None) -> Autoencoder:
+        """As it is used on tiles with these latents, (B, C, h, w)."""
+        cells = (0, 0) if latents is None else (latents.shape[-2], latents.shape[-1])
+        return Autoencoder(self.encode, self.decode, lambda: self.fits(cells))
 
     def fits(self, cells: tuple[int, int]) -> bool:
         """Whether latents of `cells` can be decoded now; says in `left_out` why not."""
@@ -158,7 +131,7 @@ class HostVae:
             self._leave_out("there is too little memory for it")
             return nothing
         if not bool(torch.isfinite(made).all()):
-            self._leave_out("in half precision it gave no numbers (--no-half-vae helps)")
+            self._leave_out("in half precision it gives NaN; start the WebUI with --no-half-vae")
             return nothing
         self.used += 1
         return made

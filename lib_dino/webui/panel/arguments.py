@@ -9,61 +9,20 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, get_type_hints
+from typing import Any, Final
 
+from ...declarations import Knob, to_saved
 from ...errors import SettingsError
-from ...settings import INFOTEXT_VERSION_KEY, PRESETS, RETIRED, Knob, Settings, knobs, preset
+from ...settings import INFOTEXT_VERSION_KEY, PRESETS, Settings, knobs, preset
 from ...version import __version__
-from ..model.model_files import DEFAULT_MODEL, NO_ADAPTER
+from ...webui_settings import FIELDS, WebuiSettings, all_knobs, retired_notes, webui_knobs
+from ...webui_settings import NO_UPSCALER as NO_UPSCALER
+from ...webui_settings import TITLE as TITLE
 
-TITLE: Final = "DINO Upscale"
-SAME_SAMPLER: Final = "Use same sampler"
-SAME_SCHEDULER: Final = "Use same scheduler"
-NO_PRESET: Final = "Custom"
-NO_UPSCALER: Final = "None"
-
-HOST_KNOBS: Final[dict[str, Knob]] = {
-    "enabled": Knob("Enable DINO Upscale", "", "Off leaves the generation alone."),
-    "upscaler": Knob(
-        "Upscaler", "DINO upscaler", "Enlarges the source before the tiles are repainted; None is plain bicubic."
-    ),
-    "sampler_name": Knob("Sampler for tiles", "DINO sampler", "Sampling method of the tiles."),
-    "scheduler": Knob("Schedule type for tiles", "DINO scheduler", "Noise schedule of the tiles."),
-    "preset": Knob("Preset", "DINO preset", "Fills in what is not given: denoise, DINO strength and steps."),
-    "drift_map": Knob(
-        "Drift map", "DINO drift map",
-        "Measures how far the result has left its source, and adds a map and the worst places to the gallery.",
-    ),
-    "save_report": Knob(
-        "Save drift report", "DINO drift report",
-        "Measures drift, and writes its figures and a page to look at beside the saved picture.",
-    ),
-    "subject_prompt": Knob(
-        "Prompt away from the subject", "DINO subject prompt",
-        "For tiles that do not show the picture's subject, such as 'sharp photo, fine detail'; empty gives every tile "
-        "the picture's prompt.", unset="",
-    ),
-}
-"""Settings that only a WebUI has, declared like the core's."""
-
-FIELDS: Final[tuple[str, ...]] = (
-    "enabled", "scale_factor", "width", "height", "upscaler", "denoise", "steps", "sampler_name", "scheduler",
-    "tile_size", "overlap", "tile_batch_size", "dino_enabled", "dino_strength", "dino_model", "consistency",
-    "preset", "seed", "megapixels", "repair_tries", "max_drift",
-    "adapter", "adapter_strength", "drift_map", "save_report", "skip_flat", "allowed_drift", "subject_prompt",
-    "clean_source", "texture",
-)  # fmt: skip
-"""The order of the arguments; grows at its end only."""
-
-_TEXT_DEFAULTS: Final = {
-    "upscaler": NO_UPSCALER, "sampler_name": SAME_SAMPLER, "scheduler": SAME_SCHEDULER, "preset": NO_PRESET,
-    "dino_model": DEFAULT_MODEL, "adapter": NO_ADAPTER,
-    "subject_prompt": "",
-}  # fmt: skip
-
-_LONGEST: Final = 10_000
-
-_FLAGS: Final = ("enabled", "drift_map", "save_report")
+_MAX_TEXT: Final = 10_000
+_MAX_PATH: Final = 4096
+_SHOWN: Final = 120
+"""Characters of a wrong value that a message repeats."""
 
 
 @dataclass(frozen=True)
@@ -76,58 +35,21 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Job:
-    """One upscaling, checked.
+class Job(WebuiSettings):
+    """One upscaling, checked: the settings that only a WebUI has, and the core's.
 
     Attributes:
-        enabled: whether anything is to be done.
         settings: the core's settings; a seed of -1 is the host's to draw.
-        upscaler: name of the host's upscaler.
-        sampler_name, scheduler: names as the host has them; None keeps the request's own.
-        subject_prompt: for tiles without the picture's subject; empty gives all the picture's prompt.
-        drift_map, save_report: measure drift, to show it in the gallery and to save it beside the picture.
+        notes: sentences for the user about what was given and ignored.
     """
 
-    enabled: bool = False
     settings: Settings = field(default_factory=Settings)
-    upscaler: str = NO_UPSCALER
-    sampler_name: str | None = None
-    scheduler: str | None = None
-    drift_map: bool = False
-    save_report: bool = False
-    subject_prompt: str = ""
-
-    @property
-    def preset(self) -> str:
-        """The preset whose values these are, or `NO_PRESET`."""
-        named = (name for name in PRESETS if all(getattr(self.settings, k) == v for k, v in preset(name).items()))
-        return next(named, NO_PRESET)
+    notes: tuple[str, ...] = ()
 
     def to_infotext(self) -> dict[str, str]:
         """Saved keys and values; the seed is left out, for the host saves it picture by picture."""
-        values = dataclasses.replace(self.settings, seed=-1).to_infotext()
-        for name in ("upscaler", "sampler_name", "scheduler", "preset", "subject_prompt"):
-            if (value := getattr(self, name)) not in (None, NO_PRESET, ""):
-                values[HOST_KNOBS[name].key] = value
-        for name in ("drift_map", "save_report"):
-            if getattr(self, name):
-                values[HOST_KNOBS[name].key] = str(True)
-        return {**values, INFOTEXT_VERSION_KEY: __version__}
-
-
-def all_knobs() -> dict[str, Knob]:
-    """Every argument's `Knob` by name, in the order of `FIELDS`."""
-    found = {**knobs(), **HOST_KNOBS, **RETIRED}
-    return {name: found[name] for name in FIELDS}
-
-
-def default(name: str) -> Any:
-    """What the panel shows at first; `enabled` is off."""
-    if name in _FLAGS:
-        return False
-    if name == "steps" or name in RETIRED:
-        return 0
-    return _TEXT_DEFAULTS[name] if name in _TEXT_DEFAULTS else getattr(Settings(), name)
+        core = dataclasses.replace(self.settings, seed=-1).to_infotext()
+        return {**core, **to_saved(self, webui_knobs()), INFOTEXT_VERSION_KEY: __version__}
 
 
 def parse(
@@ -142,38 +64,32 @@ def parse(
 
     Args:
         args: values in the order of `FIELDS`, fewer leave the rest open; or one dictionary of names.
-        request: what stands in for denoise, steps and seed.
-        choices: names the host knows for "upscaler", "sampler_name" and "scheduler"; no entry, no such control.
-        enabled: what "enabled" is when a list leaves it open; a dictionary is always meant to act.
+        request: stands in for denoise, steps and seed.
+        choices: names the host knows for each setting that takes one; no entry, no such control.
+        enabled: value of "enabled" where a list leaves it open; a dictionary is always meant to act.
         overrides: set on top of everything, by an X/Y/Z plot.
 
     Raises:
         SettingsError: a name is unknown, or a value of the wrong type or outside its limit; `field` names it.
     """
-    given = _named(args)
-    values = {name: value for name, value in given.items() if value is not None}
-    values.setdefault("enabled", True if _is_dictionary(args) else enabled)
-    values.update(overrides or {})
-    chosen = _text(values, "preset", [NO_PRESET, *PRESETS])
-    filled = preset(chosen) if chosen != NO_PRESET else {}
-    # A preset that a plot varies goes before the panel's sliders, not before what else the plot varies.
-    forced = {**filled, **(overrides or {})} if overrides and "preset" in overrides else {}
-    values = {**filled, **values, **forced}
-    if values.get("steps") == 0 and not isinstance(values["steps"], bool):
-        values["steps"] = filled.get("steps", request.steps)
-    for name in ("denoise", "steps", "seed"):
-        if values.get(name) is None and (own := getattr(request, name)) is not None:
-            values[name] = own
-    return Job(
-        enabled=_flag(values, "enabled"),
-        settings=Settings.from_mapping(_core_values(values)),
-        upscaler=_text(values, "upscaler", choices.get("upscaler", [NO_UPSCALER])),
-        sampler_name=_other(_text(values, "sampler_name", [SAME_SAMPLER, *choices.get("sampler_name", ())])),
-        scheduler=_other(_text(values, "scheduler", [SAME_SCHEDULER, *choices.get("scheduler", ())])),
-        drift_map=_flag(values, "drift_map"),
-        save_report=_flag(values, "save_report"),
-        subject_prompt=_free_text(values, "subject_prompt"),
-    )
+    forced = _given(overrides or {})
+    given = {name: value for name, value in _given(_named(args)).items() if name not in (overrides or {})}
+    values = {"enabled": _is_dictionary(args) or enabled, **given, **forced}
+    chosen = _choice(webui_knobs()["preset"], values.get("preset"), list(PRESETS))
+    filled = preset(chosen) if chosen in PRESETS else {}
+    if "preset" in forced:
+        # A preset that a plot varies goes before the panel's sliders, not before what else the plot varies.
+        values = {**values, **filled, **forced}
+    own = {name: value for name, value in dataclasses.asdict(request).items() if value is not None}
+    values = {**own, **filled, **values}
+    names = {name: _webui_value(knob, values.get(name), choices) for name, knob in webui_knobs().items()}
+    core = {name: _core_value(knob, values[name]) for name, knob in knobs().items() if name in values}
+    settings = Settings.from_mapping(core)
+    return Job(**{**names, "preset": _preset_of(settings)}, settings=settings, notes=retired_notes(values))
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if not all_knobs()[name].is_open(value)}
 
 
 def _is_dictionary(args: Sequence[Any]) -> bool:
@@ -197,33 +113,51 @@ def _named(args: Sequence[Any]) -> dict[str, Any]:
     return dict(zip(FIELDS, args, strict=False))
 
 
-def _core_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    kinds = get_type_hints(Settings)
-    found = {name: values[name] for name in knobs() if values.get(name) is not None}
-    for name, value in found.items():
-        # Sliders and JSON send whole numbers as 20.0 now and then.
-        if kinds[name] is int and isinstance(value, float) and value.is_integer():
-            found[name] = int(value)
-        if isinstance(value, int | str) and len(_short(value)) >= _SHOWN:
-            _refuse_giants(name, value)
-    if found.get("dino_model") == DEFAULT_MODEL:
-        found["dino_model"] = ""
-    if found.get("adapter") == NO_ADAPTER:
-        found["adapter"] = ""
-    return found
+def _preset_of(settings: Settings) -> str:
+    """The preset whose values these are."""
+    own = (name for name in PRESETS if all(getattr(settings, k) == v for k, v in preset(name).items()))
+    return str(next(own, webui_knobs()["preset"].default))
 
 
-_SHOWN: Final = 120
+def _core_value(knob: Knob, value: Any) -> Any:
+    # Sliders and JSON send whole numbers as 20.0 now and then.
+    if knob.kind is int and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    is_path = isinstance(value, str) and knob.kind is str and len(value) <= _MAX_PATH
+    # Numbers of a thousand digits are refused before anything prints them in full.
+    if len(_short(value)) >= _SHOWN and not is_path:
+        raise knob.error(value, knob.limit(), _short(value))
+    return value
 
 
-def _refuse_giants(name: str, value: int | str) -> None:
-    """Numbers of a thousand digits are refused before anything prints them in full."""
-    if isinstance(value, str) and name in ("dino_model", "adapter") and len(value) <= 4096:
-        return
-    raise SettingsError(
-        f"{all_knobs()[name].label} ({name}) must be {all_knobs()[name].limit()}: got {_short(value)}.",
-        field=name, value=value, limit=all_knobs()[name].limit(),
-    )  # fmt: skip
+def _webui_value(knob: Knob, value: Any, choices: Mapping[str, Sequence[str]]) -> Any:
+    """The value of a setting that only a WebUI has."""
+    if value is None:
+        return knob.default
+    if knob.widget == "dropdown":
+        known = PRESETS if knob.name == "preset" else choices.get(knob.name, ())
+        return _choice(knob, value, list(known))
+    if knob.kind is str:
+        return _text(knob, value)
+    return knob.checked(_core_value(knob, value))
+
+
+def _choice(knob: Knob, value: Any, known: Sequence[str]) -> Any:
+    """`value` as the host spells it."""
+    if value in (None, ""):
+        return knob.default
+    allowed = dict.fromkeys([str(knob.panel_default), *known])
+    found = [text for text in allowed if isinstance(value, str) and text.lower() == value.lower()]
+    if not found:
+        limit = "one of " + ", ".join(allowed)
+        raise knob.error(value, limit, _short(value))
+    return found[0]
+
+
+def _text(knob: Knob, value: Any) -> str:
+    if not isinstance(value, str) or len(value) > _MAX_TEXT:
+        raise knob.error(value, f"text of at most {_MAX_TEXT} characters", _short(value))
+    return value.strip()
 
 
 def _short(value: object) -> str:
@@ -233,53 +167,15 @@ def _short(value: object) -> str:
     return text if len(text) < _SHOWN else text[: _SHOWN - 3] + "..."
 
 
-def _flag(values: Mapping[str, Any], name: str) -> bool:
-    value = values.get(name, False)
-    if not isinstance(value, bool):
-        raise SettingsError(
-            f"{HOST_KNOBS[name].label} ({name}) must be true or false: got {_short(value)}.",
-            field=name, value=value, limit="true or false",
-        )  # fmt: skip
-    return value
-
-
-def _text(values: Mapping[str, Any], name: str, allowed: Sequence[str]) -> str:
-    value = values.get(name)
-    if value is None or value == "":
-        return str(_TEXT_DEFAULTS[name])
-    found = [text for text in allowed if isinstance(value, str) and text.lower() == value.lower()]
-    if not found:
-        raise SettingsError(
-            f"{HOST_KNOBS[name].label} ({name}) must be one of {', '.join(allowed)}: got {_short(value)}.",
-            field=name, value=value, limit=" | ".join(allowed),
-        )  # fmt: skip
-    return found[0]
-
-
-def _free_text(values: Mapping[str, Any], name: str) -> str:
-    value = values.get(name) or ""
-    if not isinstance(value, str) or len(value) > _LONGEST:
-        raise SettingsError(
-            f"{HOST_KNOBS[name].label} ({name}) must be text of at most {_LONGEST} characters: got {_short(value)}.",
-            field=name, value=value, limit=f"text of at most {_LONGEST} characters",
-        )  # fmt: skip
-    return value.strip()
-
-
-def _other(name: str) -> str | None:
-    return None if name in (SAME_SAMPLER, SAME_SCHEDULER) else name
-
-
 def pasted(name: str, params: Mapping[str, Any]) -> Any:
     """What a control shows after a picture's saved text was pasted; None leaves it as it is."""
     knob = all_knobs()[name]
-    if knobs()["scale_factor"].key not in params or name in ("enabled", "seed", *RETIRED):
+    if knobs()["scale_factor"].key not in params or knob.widget == "hidden":
         return None
     text = params.get(knob.key)
     if text is None:
-        return default(name)
-    kind = str if name in _TEXT_DEFAULTS else bool if name in _FLAGS else get_type_hints(Settings)[name]
+        return knob.panel_default
     try:
-        return {"True": True, "False": False}[text] if kind is bool else kind(text)
-    except (KeyError, ValueError):
+        return knob.parsed(text)
+    except SettingsError:
         return None

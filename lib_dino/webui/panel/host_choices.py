@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 
-from .arguments import NO_UPSCALER
+from ...settings import PRESETS
+from ...webui_settings import NO_UPSCALER
+from ..model import model_files
 
 
 def choices() -> dict[str, list[str]]:
@@ -18,3 +20,21 @@ def choices() -> dict[str, list[str]]:
 
         found["scheduler"] = [s.label for s in sd_schedulers.schedulers]
     return found
+
+
+def panel_choices() -> dict[str, list[str]]:
+    """The names that each of the panel's lists offers; no entry, no such list."""
+    found = choices()
+    return {
+        **found,
+        "sampler_name": _visible(found["sampler_name"]),
+        "preset": list(PRESETS),
+        "dino_model": model_files.names(),
+        "adapter": model_files.adapter_names(),
+    }
+
+
+def _visible(names: list[str]) -> list[str]:
+    from modules import sd_samplers
+
+    return [name for name in names if name in set(sd_samplers.visible_sampler_names())] or names

@@ -1,4 +1,4 @@
-"""What a job will do, from the controls alone: one line for the user, and the tiles for the page to draw."""
+"""Forecast of a job from the controls alone: one line for the user, and the tiles for the page to draw."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import DinoError
-from ...settings import Settings
+from ...run.plan import JobPlan, plan_job
+from ...settings import Settings, knobs
 from ...tiling.plan import TilePlan
-from ..model.family import Model, model_calls
-from .arguments import SAME_SAMPLER, Request, parse
-from .limits import check_size, planned
-
-_ASSUMED = Model("sd1", 4, 512, 8, False)
+from ...webui_settings import webui_knobs
+from ..model.family import ASSUMED, Model, model_calls
+from .arguments import Request, parse
 
 
 @dataclass(frozen=True)
 class Tab:
-    """What the page says about its tab.
+    """Facts that the page gives about its tab.
 
     Attributes:
         size: (height, width) of the picture to upscale, pixels; None where there is none.
@@ -58,11 +57,11 @@ def _whole(value: object) -> int | None:
 
 @dataclass(frozen=True)
 class Outlook:
-    """What a job will do.
+    """Forecast of a job.
 
     Attributes:
-        line: in words; or what is wrong.
-        tab: what was known of the tab.
+        line: in words; or the error.
+        tab: facts it rests on.
         target: (height, width) of the result, pixels; None where that is not known.
         plan: its tiles; likewise.
     """
@@ -106,26 +105,25 @@ def outlook(
         model: the one that will be used; None where it cannot be told.
         calls: calls of the model for one tile, as `model.model_calls` counts them.
     """
-    known = {name: value for name, value in values.items() if name not in ("sampler_name", "scheduler")}
+    known = {name: values[name] for name in knobs() if name in values}
     chosen = values.get("sampler_name")
-    sampler = tab.sampler_name if chosen in (None, "", SAME_SAMPLER) else str(chosen)
-    assumed = model or _ASSUMED
+    is_tabs_own = chosen == "" or webui_knobs()["sampler_name"].is_open(chosen)
+    sampler = tab.sampler_name if is_tabs_own else str(chosen)
+    assumed = model or ASSUMED
     try:
         settings = parse([known], request=Request(steps=tab.steps), choices={}, enabled=True).settings
         if tab.size is None:
-            return Outlook("Put in a picture to see the size of the result, the tiles and the model calls.", tab)
-        target = check_size(settings, tab.size, tile_px=assumed.tile_px)
-        plan = planned(settings, target, tile_px=assumed.tile_px, multiple_px=assumed.multiple_px)
+            return Outlook("Add a picture to see the size of the result, the tiles and the model calls.", tab)
+        job = plan_job(settings, tab.size, assumed)
         each = calls(sampler, denoise=settings.denoise, steps=settings.steps)
     except DinoError as error:
         return Outlook(str(error), tab)
-    line = _line(settings, tab.size, target, plan, each) + _about(settings, model)
-    return Outlook(line, tab, target, plan)
+    line = _line(settings, job, each) + _about(settings, model)
+    return Outlook(line, tab, job.target_size, job.tiles)
 
 
-def _line(
-    settings: Settings, size: tuple[int, int], target: tuple[int, int], plan: TilePlan, each: int
-) -> str:
+def _line(settings: Settings, job: JobPlan, each: int) -> str:
+    size, target, plan = job.source_size, job.target_size, job.tiles
     total = each * -(-len(plan) // settings.tile_batch_size)
     tiles = "1 tile" if len(plan) == 1 else f"{len(plan)} tiles"
     calls = "1 model call" if total == 1 else f"{total} model calls"
@@ -139,6 +137,6 @@ def _about(settings: Settings, model: Model | None) -> str:
     if settings.tile_size:
         return ""
     if model is None:
-        return f" The tiles are those for SD 1.5 ({_ASSUMED.tile_px} px); what model will be loaded cannot be told yet."
+        return f" Tiles as for SD 1.5 ({ASSUMED.tile_px} px); the model is not known yet."
     names = {"sd1": "SD 1.5", "sdxl": "SDXL", "sd3": "SD 3", "flux": "FLUX"}
     return f" Tile size for {names[model.family]}."

@@ -1,4 +1,4 @@
-"""Axes for the host's X/Y/Z plot; they act on the always-on panel."""
+"""Axes for the host's X/Y/Z plot, one for each setting with a control; they act on the always-on panel."""
 
 from __future__ import annotations
 
@@ -6,25 +6,23 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final
 
-from ...settings import PRESETS
+from ...declarations import Knob
+from ...webui_settings import TITLE, all_knobs
+from .host_choices import panel_choices
 
 OVERRIDES: Final = "dino_upscale_overrides"
 """Name of the attribute of a generation that holds settings which a plot varies."""
 
-_AXES: Final[dict[str, tuple[str, type]]] = {
-    "dino_strength": ("[DINO Upscale] DINO strength", float),
-    "denoise": ("[DINO Upscale] Denoise", float),
-    "tile_size": ("[DINO Upscale] Tile size", int),
-    "preset": ("[DINO Upscale] Preset", str),
-}
+_SWITCH: Final = {"True": True, "False": False}
 
 
 def apply(name: str) -> Callable[[Any, Any, Any], None]:
     """A function that sets one setting on a generation, as the plot calls it."""
 
     def act(p: Any, value: Any, values: Any) -> None:
+        given = _SWITCH.get(value, value) if all_knobs()[name].kind is bool else value
         # A new dictionary: the plot's cells are shallow copies of one generation.
-        setattr(p, OVERRIDES, {**getattr(p, OVERRIDES, {}), name: value, "enabled": True})
+        setattr(p, OVERRIDES, {**getattr(p, OVERRIDES, {}), name: given, "enabled": True})
 
     return act
 
@@ -32,11 +30,26 @@ def apply(name: str) -> Callable[[Any, Any, Any], None]:
 def add_axes() -> None:
     """Offer the axes; again and again makes no second set."""
     plot = next((m for m in _plot_modules() if hasattr(m, "axis_options")), None)
-    if plot is None or any(option.label.startswith("[DINO Upscale]") for option in plot.axis_options):
+    if plot is None or any(option.label.startswith(_label("")) for option in plot.axis_options):
         return
-    for name, (label, kind) in _AXES.items():
-        extra = {"choices": lambda: list(PRESETS)} if name == "preset" else {}
-        plot.axis_options.append(plot.AxisOption(label, kind, apply(name), **extra))
+    for knob in all_knobs().values():
+        if knob.widget not in ("hidden", "text"):
+            plot.axis_options.append(_axis(plot, knob))
+
+
+def _axis(plot: Any, knob: Knob) -> Any:
+    kind = knob.kind if knob.kind in (int, float) else str
+    return plot.AxisOption(_label(knob.label), kind, apply(knob.name), **_offered(knob))
+
+
+def _offered(knob: Knob) -> dict[str, Any]:
+    if knob.widget == "checkbox":
+        return {"choices": lambda: list(_SWITCH)}
+    return {"choices": lambda: panel_choices().get(knob.name, [])} if knob.widget == "dropdown" else {}
+
+
+def _label(words: str) -> str:
+    return f"[{TITLE}] {words}"
 
 
 def _plot_modules() -> list[Any]:

@@ -15,11 +15,10 @@ from lib_dino.errors import ImageError, SettingsError
 from lib_dino.networks.dinov2 import Dinov2
 from lib_dino.networks.dinov2_weights import Weights
 from lib_dino.report.records import DRIFT_KEYS
-from lib_dino.webui.generation import entry
-from lib_dino.webui.generation import tile_img2img as render
-from lib_dino.webui.generation import upscale_generation as takeover
+from lib_dino.webui.generation import entry, upscale_generation
 from lib_dino.webui.model import model_files as weights
 from lib_dino.webui.model.cfg_callbacks import GuidanceError
+from lib_dino.webui.tiles import tile_img2img as render
 
 SMALL = {"tile_size": 64, "overlap": 16}
 
@@ -72,10 +71,10 @@ class AlwaysOn(Script):
         return "DINO Upscale"
 
     def before_process(self, p, *args):
-        entry.take_over(p, args, own=(AlwaysOn,))
+        entry.begin(p, args, own=(AlwaysOn,))
 
     def postprocess(self, p, processed, *args):
-        entry.give_back(p, processed)
+        entry.restore(p, processed)
 
 
 def dropdown(host, source, settings, *, scripts=(), **values):
@@ -115,7 +114,7 @@ def test_the_always_on_panel_puts_everything_back(host, source):
     assert {k: v for k, v in after.items() if k not in made_by_the_host} == {
         k: v for k, v in before.items() if k not in made_by_the_host
     }
-    assert takeover.MARK not in vars(p) and "sample" not in vars(p) and "init" not in vars(p)
+    assert upscale_generation.MARK not in vars(p) and "sample" not in vars(p) and "init" not in vars(p)
 
 
 def test_strength_nought_is_bitwise_off_and_strength_acts(host, source):
@@ -396,7 +395,7 @@ def test_tiles_without_the_subject_get_the_neutral_prompt_and_keep_the_extra_net
 
 
 def test_a_redone_tile_counts_as_one_more_job_of_the_host(host, source, monkeypatch):
-    monkeypatch.setattr("lib_dino.run.run.Run.bound", property(lambda self: 1e-6))
+    monkeypatch.setattr("lib_dino.run.prepare.Prepared.drift_bound", property(lambda self: 1e-6))
     dropdown(host, source, {"repair_tries": 1, "consistency": 0.0})
     state = host.shared.state
     assert state.job_no == state.job_count

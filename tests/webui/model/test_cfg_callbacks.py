@@ -42,7 +42,7 @@ def forward(hooks, owner, out, x, sigma, *, denoiser=types.SimpleNamespace, rows
 
 def armed(model, shape, correct):
     hooks, owner = Hooks(model, None if model.flow else ALPHAS), types.SimpleNamespace(init_latent=None)
-    batch = Batch(owner, shape, correct, lambda start: LatentCodec(model.family, start), called=lambda: None)
+    batch = Batch(owner, shape, correct, lambda start: LatentCodec(model.family, start), on_step=lambda: None)
     return hooks, owner, batch
 
 

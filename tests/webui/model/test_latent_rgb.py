@@ -2,9 +2,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from lib_dino.sampling.consistency import Autoencoder
 from lib_dino.tiling.plan import Tile
 from lib_dino.webui.model.cfg_callbacks import clean_from_noise, noise_from_clean
-from lib_dino.webui.model.latent_rgb import LatentCodec, signal_to_noise_inverse
+from lib_dino.webui.model.latent_rgb import LatentCodec, noise_to_signal
 from lib_dino.webui.model.noise import TileNoise, later_noise
 from lib_dino.webui.model.vae import AutoencoderCodec
 
@@ -18,9 +19,9 @@ def test_noise_to_clean_and_back_is_the_identity(a, generator):
 
 
 def test_noise_to_signal_of_flow_models_is_that_of_their_mixture():
-    assert signal_to_noise_inverse(0.5, flow=True) == 1
-    assert signal_to_noise_inverse(3.0, flow=False) == 3
-    assert signal_to_noise_inverse(1.0, flow=True) == pytest.approx(1e4)
+    assert noise_to_signal(0.5, flow=True) == 1
+    assert noise_to_signal(3.0, flow=False) == 3
+    assert noise_to_signal(1.0, flow=True) == pytest.approx(1e4)
 
 
 @pytest.mark.parametrize(("family", "channels"), [("sd1", 4), ("sdxl", 4), ("sd3", 16), ("flux", 16), ("sd1", 32)])
@@ -46,18 +47,17 @@ def test_grey_latents_look_grey_in_sd1():
 
 def test_references_are_handed_out_tile_by_tile(generator):
     latents = torch.randn(3, 4, 2, 2, generator=generator)
-    assert_close(torch.cat(list(LatentCodec("sd1", latents).references(3))), latents)
-    assert LatentCodec("sd1").references(2) == [None, None]
+    assert_close(torch.cat([LatentCodec("sd1", latents).source_latents(i) for i in range(3)]), latents)
+    assert LatentCodec("sd1").source_latents(1) is None
 
 
 def test_no_change_of_the_picture_is_no_change_of_the_latents(generator):
-    encoder = torch.nn.AvgPool2d(8)
-    decoder = torch.nn.Upsample(scale_factor=8)
-    codec = AutoencoderCodec(encoder, decoder, "sd1")
+    auto = Autoencoder(torch.nn.AvgPool2d(8), torch.nn.Upsample(scale_factor=8))
     clean = torch.randn(1, 4, 3, 3, generator=generator)
-    picture = codec.picture(clean)
-    assert torch.equal(codec.shift(clean, torch.zeros_like(picture)), clean)
-    assert_close(codec.picture(codec.shift(clean, torch.full_like(picture, 0.25))), picture + 0.25)
+    still = AutoencoderCodec(auto, "sd1").consistency(0, torch.zeros_like, 1.0)
+    assert torch.equal(still(clean, 0.3), clean)
+    moved = AutoencoderCodec(auto, "sd1").consistency(0, lambda picture: torch.full_like(picture, 0.25), 1.0)
+    assert_close(moved(clean, 0.3), clean + 0.25)
 
 
 def test_later_noise_is_unit_normal_and_new_for_every_key(generator):

@@ -13,9 +13,9 @@ from standin.host import generation
 from lib_dino.measure.quality import psnr
 from lib_dino.tiling.resample import resize
 from lib_dino.webui.generation import entry
-from lib_dino.webui.generation import tile_img2img as render
 from lib_dino.webui.model import model_files as weights
 from lib_dino.webui.model.vae import HostVae
+from lib_dino.webui.tiles import tile_img2img as render
 
 PLAIN = {"clean_source": 0, "tile_size": 64, "overlap": 16, "dino_enabled": False, "denoise": 0.5, "steps": 12}
 KEY = "DINO consistency in loop"
@@ -27,7 +27,7 @@ def host(request, tmp_path, monkeypatch):
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
     # Without the last pass in pixels, which would make up for all that is missing.
-    monkeypatch.setattr("lib_dino.run.run.back_project", lambda image, source, **more: image)
+    monkeypatch.setattr("lib_dino.run.finish.back_project", lambda image, source, **more: image)
     render._tile_script_class.cache_clear()
     return held
 

@@ -5,11 +5,11 @@ import json
 import re
 
 import pytest
+from made import ran
 
-from lib_dino.run.run import Run
+from lib_dino.run.plan import plan_job
 from lib_dino.settings import Settings
-from lib_dino.webui.model.family import Model
-from lib_dino.webui.panel.limits import planned
+from lib_dino.webui.model.family import ASSUMED, Model
 from lib_dino.webui.panel.summary import Tab, outlook
 
 XL = Model("sdxl", 4, 1024, 8, False)
@@ -52,7 +52,7 @@ def test_tiles_of_a_batch_share_their_calls():
 def test_an_open_tile_size_follows_the_model_and_says_so():
     assert said({}, model=XL).plan.tile == (960, 1024)
     assert "SDXL" in said({}, model=XL).line
-    assert "cannot be told" in said({}).line and said({}).plan.tile == (512, 512)
+    assert "not known yet" in said({}).line and said({}).plan.tile == (512, 512)
     assert "SD 1.5" not in said({"tile_size": 512}).line
     assert said({}, of=tab(100, 100), model=FLUX).plan.size == (208, 208)
 
@@ -69,7 +69,7 @@ def test_what_would_be_refused_is_said_beforehand_and_draws_nothing(values, word
 
 
 def test_without_a_picture_the_line_asks_for_one():
-    assert "Put in a picture" in said({}, of=Tab()).line
+    assert "Add a picture" in said({}, of=Tab()).line
     assert "data-tops" not in said({}, of=Tab()).to_html()
 
 
@@ -93,7 +93,7 @@ def test_the_page_gets_the_very_boxes_that_the_tiles_will_have():
     tops, lefts = ([int(n) for n in data[name].split(",")] for name in ("tops", "lefts"))
     width, height = (int(n) for n in data["tile"].split(","))
     boxes = [(y, x, y + height, x + width) for y in tops for x in lefts]
-    plan = planned(settings, settings.target_size((211, 313)), tile_px=512, multiple_px=8)
+    plan = plan_job(settings, (211, 313), ASSUMED).tiles
     assert boxes == [(t.y0, t.x0, t.y1, t.x1) for t in plan]
     assert data["target"] == "532,359"
 
@@ -110,12 +110,14 @@ def test_the_forecast_is_what_a_run_plans(given, model, generator):
         def calls(self, denoise, steps):
             return 1
 
+        def render(self, batch, corrector, on_step):
+            return batch.images
+
     settings = Settings(seed=1, dino_enabled=False, **given)
     source = torch.rand(1, 3, 90, 400, generator=generator)
-    target = settings.target_size((90, 400))
-    run = Run(source, target, settings, Render())
+    run = ran(source, settings, Render())
     found = outlook(tab(400, 90), given, model=model, calls=calls)
-    assert found.plan == run.plan and found.target == target
+    assert found.plan == run.plan and found.target == run.job.target_size
 
 
 def test_what_the_page_sent_comes_back_and_can_end_no_attribute():

@@ -132,11 +132,11 @@ def held() -> dict[str, Any]:
 
 def final_pass(on: bool) -> str:
     """So that what happens inside the loop can be seen alone."""
-    import lib_dino.run.run
+    import lib_dino.run.finish
     import lib_dino.sampling.consistency
 
     kept = lib_dino.sampling.consistency.back_project
-    lib_dino.run.run.back_project = kept if on else lambda image, source, **more: image
+    lib_dino.run.finish.back_project = kept if on else lambda image, source, **more: image
     return "on" if on else "off"
 
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from lib_dino.tiling.plan import Tile
-from lib_dino.webui.generation.other_scripts import ControlNet
+from lib_dino.webui.tiles.other_scripts import ControlNet
 
 TILE, CANVAS = Tile(64, 128, 192, 256), (256, 512)
 

@@ -1,0 +1,151 @@
+"""Finish a picture: texture matched, made consistent with its source, masked, held within the drift limit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..measure.drift import TileDrift
+from ..networks.texture_net import (
+    EPS,
+    LEAST_FACTOR,
+    SPREAD_PX,
+    WINDOW_PX,
+    Texture,
+    blurred,
+    embedded_texture,
+    energies,
+    expected,
+    split,
+    unseen,
+)
+from ..sampling.consistency import back_project, soft_threshold
+from ..tiling.chunks import windows
+from ..tiling.padding import surrounded
+from ..tiling.plan import Tile
+from .drift_limit import Limited, enforce_limit
+from .prepare import Prepared, extend
+from .tiles import SampledTiles
+
+UNTOUCHED: Final = 1e-5
+"""Pixels that differ by less from what tiles start from were not sampled."""
+
+WEAKEST, STRONGEST = 0.05, 1.5
+"""Least and most that detail is multiplied by. Much more than was painted is in the wrong places: with 4 instead of 1.5
+the distance to the original grew by 1 % at 2x and 5 % at 4x."""
+TRUST: Final = 2.5
+"""How many spreads off the expectation detail is let stand. With less, faithful sharp pictures would lose: at 2.5 they
+keep 0.97 (2x) and 0.96 (4x) of their sharpness on held-out photographs, at 1.5 0.94 and 0.91."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The finished picture.
+
+    Attributes:
+        image: (1, 3, *target size) in [0, 1].
+        sampled: the tiles it was made of.
+        limited: what the drift limit took; None where none was asked for.
+    """
+
+    image: Tensor
+    sampled: SampledTiles
+    limited: Limited | None = None
+
+
+def finish(job: Prepared, sampled: SampledTiles, saved: Callable[[Tensor], Tensor]) -> Finished:
+    """Finish the blended picture.
+
+    Args:
+        saved: what is left of a picture once it is written; the drift limit holds for that.
+    """
+    image = sampled.image
+    if job.settings.texture and sampled.calls:
+        image = _textured(job, image)
+    image = _consistent(job, image)
+    if job.mask is not None:
+        image = torch.lerp(job.mask.protected, image, job.mask.share)
+    if not job.settings.max_drift:
+        return Finished(image, sampled)
+    limited = enforce_limit(
+        image, _consistent(job, job.plain), job.open_tiles(), limit=job.settings.max_drift, scale=job.scale,
+        measure=lambda tile, shown: tile_drift(job, tile, shown), saved=saved,
+        mask=None if job.mask is None else job.mask.share, last=job.plain,
+    )  # fmt: skip
+    return Finished(limited.image, sampled, limited)
+
+
+def tile_drift(job: Prepared, tile: Tile, image: Tensor, *, detail: bool = False) -> TileDrift | None:
+    """Drift of `tile` in `image`, of the target size; None where the tile determines no source pixel.
+
+    Args:
+        detail: measure the probability of edits too, where the feature network has a detector.
+
+    Raises:
+        ValueError: the job has no feature network.
+    """
+    if job.meter is None:
+        raise ValueError("drift needs a feature network, but the job was prepared without one.")
+    operators = job.operators(tile)
+    if not operators.knows_something:
+        return None
+    return job.meter.tile(extend(image[..., tile.rows, tile.cols], tile.size), operators, detail=detail)
+
+
+def _consistent(job: Prepared, image: Tensor) -> Tensor:
+    """`image` made consistent with what the result is held to."""
+    reference = job.reference
+    return back_project(image, reference.image, strength=job.settings.consistency, threshold=reference.threshold)
+
+
+def _textured(job: Prepared, image: Tensor) -> Tensor:
+    """`image` with the detail that was sampled scaled to what the source lets expect."""
+    scale = math.sqrt(image[0, 0].numel() / job.source[0, 0].numel())
+    texture = expected(embedded_texture(), job.reference.image, scale)
+    scaled = match_texture(image, texture, job.plan.source_size, scale, strength=job.settings.texture)
+    # Where no tile was sampled, by wish or for an early stop, the enlarged source stays.
+    untouched = ((image - job.start).abs() < UNTOUCHED).all(1, keepdim=True)
+    return torch.where(untouched, image, scaled)
+
+
+@torch.no_grad()
+def match_texture(
+    image: Tensor, texture: Texture, source_size: tuple[int, int], factor: float, *, strength: float
+) -> Tensor:
+    """Scale the unseen detail of `image`, (1, 3, H, W) in [0, 1], to within what is expected.
+
+    Args:
+        texture: as `expected` gives it.
+        source_size: (height, width) of the source, pixels.
+        factor: the enlargement.
+        strength: 0 leaves everything, 1 scales fully; in between by powers, so that halves add up.
+    """
+    if strength == 0 or factor < LEAST_FACTOR:
+        return image
+    size = (image.shape[-2], image.shape[-1])
+    margin = math.ceil(16 * factor)
+    fine = unseen(image.float(), source_size)
+    both = torch.cat([texture.log, TRUST * texture.spread])
+    large = F.interpolate(both, size=size, mode="bilinear", align_corners=False)
+    around, wanted = surrounded(fine, margin), surrounded(large, margin)
+    out = image.float() - fine
+    for window in windows(size, side=WINDOW_PX, margin=0):
+        rows, cols = (slice(span.start, span.stop + 2 * margin) for span in (window.rows, window.cols))
+        log, slack = wanted[..., rows, cols].chunk(2)
+        scaled = _scaled(around[..., rows, cols], log, slack, factor, strength)
+        out[..., window.rows, window.cols] += scaled[..., margin:-margin, margin:-margin]
+    return out.clamp(0, 1).to(image)
+
+
+def _scaled(fine: Tensor, log: Tensor, slack: Tensor, factor: float, strength: float) -> Tensor:
+    """(1, 3, h, w) after each of its bands was brought to within `slack` of its expected log energy."""
+    parts, sigma = split(fine, factor), SPREAD_PX * factor
+    surplus = (energies(parts, sigma) + EPS).log() - log
+    gain = (-0.5 * soft_threshold(surplus, slack)).exp().clamp(WEAKEST, STRONGEST) ** strength
+    return (blurred(gain, sigma / 2) * parts).sum(0, keepdim=True)

@@ -1,0 +1,166 @@
+"""Outcome of a run: the picture, its measured drift, and the report on both."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..measure.drift import TileDrift
+from ..measure.quality import detail_ratio, psnr
+from ..report.maps import Heat, bound_kind, heats, tile_figures
+from ..report.records import Report, TileReport
+from ..sampling.tile_model import TileModel
+from ..tiling.plan import Tile
+from ..tiling.resample import resize
+from .drift_limit import Limited, eight_bit, limit_note
+from .finish import Finished, finish, tile_drift
+from .prepare import Prepared, flat_tiles
+from .progress import OnProgress
+from .retry import Candidates
+from .tiles import Conditions, sample_tiles
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is known of a finished picture.
+
+    Attributes:
+        report: what was done and measured.
+        maps: of what was measured, the more telling first; none where drift was not.
+    """
+
+    report: Report
+    maps: tuple[Heat, ...] = ()
+
+
+def run_picture(
+    job: Prepared,
+    model: TileModel,
+    *,
+    conditions: Conditions | None = None,
+    saved: Callable[[Tensor], Tensor] = eight_bit,
+    on_progress: OnProgress | None = None,
+) -> Finished:
+    """Take a prepared picture through its tiles to the finished one.
+
+    Args:
+        saved: what is left of a picture once it is written; the drift limit holds for that.
+    """
+    tiles, skipped = wanted_tiles(job, model)
+    sampled = sample_tiles(job, model, tiles, skipped=skipped, conditions=conditions, on_progress=on_progress)
+    return finish(job, sampled, saved)
+
+
+def wanted_tiles(job: Prepared, model: TileModel) -> tuple[list[Tile], list[Tile]]:
+    """Tiles to sample, and open tiles to skip because nothing in them wants repainting."""
+    skips = job.settings.skip_flat and model.calls(job.settings.denoise, job.settings.steps) > 0
+    flat = flat_tiles(job) if skips else []
+    return [tile for tile in job.open_tiles() if tile not in flat], flat
+
+
+def report_on(job: Prepared, model: TileModel, finished: Finished, *, measures: bool, seconds: float) -> Outcome:
+    """Report on a finished picture.
+
+    Args:
+        measures: measure drift, which needs the feature network.
+        seconds: wall time from the opened picture to the finished one.
+    """
+    image, meter = finished.image, job.meter if measures else None
+    drifts = measure_tiles(job, image) if measures else {}
+    report = Report(
+        source_size=job.plan.source_size,
+        result_size=job.target_size,
+        settings=dataclasses.asdict(job.settings),
+        model=model.name,
+        features=None if job.meter is None else job.meter.dino.name,
+        model_calls=finished.sampled.calls,
+        seconds=seconds,
+        source_psnr=psnr(resize(image, job.plan.source_size).clamp(0, 1), job.source),
+        detail=detail_ratio(image, job.plain),
+        source_noise=job.reference.noise,
+        source_cleaned=job.reference.removed_rms,
+        tiles=tuple(_tile_reports(job, finished, drifts)),
+        notes=(*events(job, finished), *_meter_notes(job, measures)),
+        bound=job.drift_bound if meter else None,
+        alarm_at=meter.thresholds.alarm if meter else None,
+        bound_kind=bound_kind(meter.thresholds, job.settings.max_drift) if meter else None,
+    )
+    maps = heats(tuple(drifts.values()), job.plan.source_size, job.target_size, bound=job.drift_bound)
+    return Outcome(report, maps)
+
+
+def measure_tiles(job: Prepared, image: Tensor) -> dict[Tile, TileDrift]:
+    """Drift of each tile in `image`, (1, 3, *target size); tiles that determine no source pixel are left out."""
+    drifts = {tile: tile_drift(job, tile, image, detail=True) for tile in job.plan.tiles}
+    return {tile: drift for tile, drift in drifts.items() if drift is not None}
+
+
+def events(job: Prepared, finished: Finished) -> Iterator[str]:
+    """Say what the run did about drift, and whether it was stopped, one sentence each."""
+    sampled = finished.sampled
+    if sampled.stopped:
+        yield "Stopped before the last tile; the rest is the enlarged source."
+    if sampled.redone:
+        detects = job.meter is not None and job.meter.thresholds.alarm is not None
+        why = "drifted too far or looked invented" if detects else "drifted too far"
+        yield f"Redone because they {why}: {_tiles(sampled.redone)}."
+    if job.reference.removed_rms:
+        yield f"Taken off the source first: noise or JPEG damage of {255 * job.reference.removed_rms:.1f}/255."
+    if sampled.skipped:
+        yield f"Left alone because nothing in them wants repainting: {_tiles(len(sampled.skipped))}."
+    if finished.limited is not None:
+        yield limit_note(finished.limited, job.settings.max_drift)
+
+
+def _meter_notes(job: Prepared, measures: bool) -> tuple[str, ...]:
+    unmeasured = measures and job.meter is not None and not job.meter.thresholds.measured
+    return (job.meter.thresholds.note,) if unmeasured and job.meter is not None else ()
+
+
+def _tile_reports(job: Prepared, finished: Finished, drifts: Mapping[Tile, TileDrift]) -> Iterator[TileReport]:
+    attempts = {candidates.tile: candidates for candidates in finished.sampled.candidates}
+    skipped = set(finished.sampled.skipped)
+    for tile in job.plan.tiles:
+        report = _of_attempts(attempts.get(tile), box_of(tile, job.target_size), skipped=tile in skipped)
+        if finished.limited is not None:
+            report = _of_limit(report, finished.limited, tile)
+        if tile in drifts:
+            report = _of_drift(report, drifts[tile], job)
+        yield report
+
+
+def _of_attempts(
+    candidates: Candidates | None, box: tuple[int, int, int, int], *, skipped: bool
+) -> TileReport:
+    if candidates is None:
+        return TileReport(box, 0.0, skipped=skipped)
+    best, first = candidates.best, candidates.attempts[0].drift
+    return TileReport(
+        box, candidates.seconds, seed=best.settings.seed, denoise=best.settings.denoise, guidance=best.guidance,
+        tries=candidates.retries, kept=best.settings.number, drift_first=None if first is None else first.mean,
+    )  # fmt: skip
+
+
+def _of_limit(report: TileReport, limited: Limited, tile: Tile) -> TileReport:
+    before = limited.before.get(tile)
+    first = report.drift_first if before is None or report.drift_first is not None else before.mean
+    blended = float(limited.share[..., tile.rows, tile.cols].mean())
+    return dataclasses.replace(report, blended=blended, drift_first=first)
+
+
+def _of_drift(report: TileReport, drift: TileDrift, job: Prepared) -> TileReport:
+    first = drift.mean if report.drift_first is None else report.drift_first
+    figures = tile_figures(drift, job.plan.source_size, job.target_size, bound=job.drift_bound)
+    return dataclasses.replace(report, drift_first=first, **figures)
+
+
+def box_of(tile: Tile, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """(y0, x0, y1, x1) of the part of a tile that lies in a picture of (height, width) `size`."""
+    return tile.y0, tile.x0, min(tile.y1, size[0]), min(tile.x1, size[1])
+
+
+def _tiles(count: int) -> str:
+    return "1 tile" if count == 1 else f"{count} tiles"

@@ -1,0 +1,1 @@
+"""Tiles: a batch of them as one nested img2img of the host."""
