@@ -6,11 +6,12 @@ A new setting is one field below, and its use. What the fields declare is explai
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from .declarations import Knob, declare, declared, to_saved
+from .declarations import Knob, declare, declared, short, to_saved
 from .errors import SettingsError
 
 MAX_SCALE: Final = 8.0
@@ -153,6 +154,42 @@ class Settings:
     def conditions(self) -> bool:
         """Whether an adapter acts, where there is one for the model."""
         return self.adapter_strength > 0
+
+    def target_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Exact (height, width) of the result for a source of `size` (height, width), in pixels.
+
+        Width and height together are taken as they are; one alone keeps the aspect; then megapixels,
+        then the scale.
+
+        Raises:
+            SettingsError: the result would be smaller than the source or more than 8 times larger.
+        """
+        height, width = size
+        if self.width and self.height:
+            target = (self.height, self.width)
+        elif self.width:
+            target = (max(1, round(height * self.width / width)), self.width)
+        elif self.height:
+            target = (self.height, max(1, round(width * self.height / height)))
+        else:
+            by_area = math.sqrt(self.megapixels * 1e6 / (height * width))
+            scale = by_area if self.megapixels else self.scale_factor
+            target = (max(1, round(height * scale)), max(1, round(width * scale)))
+        self._check_target(size, target)
+        return target
+
+    def _check_target(self, size: tuple[int, int], target: tuple[int, int]) -> None:
+        field = next((f for f in ("width", "height", "megapixels") if getattr(self, f)), "scale_factor")
+        ratios = [new / old for new, old in zip(target, size, strict=True)]
+        # A side of the source may round up by half a pixel, hence the slack on tiny pictures.
+        slack = 0.5 / min(size)
+        if min(ratios) < 1 or max(ratios) > MAX_SCALE + slack:
+            raise SettingsError(
+                f"The result must be 1 to {short(MAX_SCALE)} times the source on each side: the source is "
+                f"{size[1]}x{size[0]} px, the result would be {target[1]}x{target[0]} px. "
+                f"Change {knobs()[field].label.lower()}.",
+                field=field, value=getattr(self, field), limit=f"1 to {short(MAX_SCALE)} times the source",
+            )
 
     def replace(self, **changes: Any) -> Settings:
         """A copy with `changes`, checked again; unknown names are refused."""

@@ -28,10 +28,11 @@ from torch import Tensor
 
 from lib_dino.measure.calibration import Calibration, Thresholds, files_beside, save_thresholds
 from lib_dino.measure.drift import TileDrift, Yardstick, make_target, mean_feature, patch_drift, spread
+from lib_dino.measure.edits import pixel_channels, seen_channels, tokens_at
 from lib_dino.measure.features import feature_grid
 from lib_dino.networks.denoiser import load_denoiser
 from lib_dino.networks.dinov2 import Dinov2, load_dinov2
-from lib_dino.networks.edit_detector import DetailHead, HeadShape, pixel_channels, save_head, seen_channels, tokens_at
+from lib_dino.networks.edit_detector import DetailHead, HeadShape, save_head
 from lib_dino.sampling.consistency import back_project
 from lib_dino.sampling.pixel_model import NOISE_SCALE
 from lib_dino.sampling.sampler import sample, schedule

@@ -24,7 +24,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from lib_dino.sampling.consistency import back_project
-from lib_dino.tiling.padding import mirrored as mirrored_on
+from lib_dino.tiling.padding import pad_symmetric
 from lib_dino.tiling.resample import resize
 
 PATCH_PX = 14
@@ -450,4 +450,4 @@ def crop(picture: Tensor, size: tuple[int, int], rng: Rng) -> Tensor:
     top, left = (int(rng.integers(max(1, a - b + 1))) for a, b in zip((height, width), size, strict=True))
     part = picture[..., top : top + size[0], left : left + size[1]].float() / 255
     down, right = size[0] - part.shape[-2], size[1] - part.shape[-1]
-    return mirrored_on(part, down, right)
+    return pad_symmetric(part, down, right)

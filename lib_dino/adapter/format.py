@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..errors import AdapterError
 from ..networks.dinov2 import Dinov2, fingerprint
+from ..networks.weights_file import read_tensors
 
 CROSS_DIM: Final = {"sd15": 768, "sdxl": 2048}
 """Width of tokens by base; the embedded denoiser's adapter says its own."""
@@ -132,7 +133,7 @@ def read_adapter(path: Path) -> tuple[AdapterInfo, dict[str, Tensor]]:
     Raises:
         AdapterError: it is missing, of another kind, damaged, or holds values that are no numbers.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
     if path.suffix != ".safetensors":
         raise AdapterError(
@@ -142,23 +143,11 @@ def read_adapter(path: Path) -> tuple[AdapterInfo, dict[str, Tensor]]:
     if not path.is_file():
         raise AdapterError(f"No adapter at {path}. Give the path of a .safetensors file.")
     try:
-        with safe_open(path, framework="pt") as file:
-            info = AdapterInfo.from_metadata(file.metadata() or {}, name=path.name)
-            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 - not a dict
+        metadata, tensors = read_tensors(path)
     except (SafetensorError, OSError) as error:
         raise AdapterError(f"{path} is damaged or cut short ({error}). Get it again.") from error
+    info = AdapterInfo.from_metadata(metadata, name=path.name)
     for key, tensor in tensors.items():
         if not bool(tensor.isfinite().all()):
             raise AdapterError(f"{path.name}: `{key}` holds NaN or infinite values. Get the file anew, or train again.")
     return info, tensors
-
-
-def write_adapter(path: Path, info: AdapterInfo, tensors: Mapping[str, Tensor]) -> None:
-    """Write an adapter as float16, in one rename."""
-    from safetensors.torch import save_file
-
-    held = {name: tensor.detach().cpu().half().contiguous() for name, tensor in tensors.items()}
-    temporary = path.with_suffix(".tmp")
-    save_file(held, temporary, info.to_metadata())
-    temporary.chmod(0o644)  # safetensors makes files private
-    temporary.replace(path)

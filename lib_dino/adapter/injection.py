@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from ..errors import AdapterError
 from ..measure.features import grid_size
 from ..networks.dinov2 import Dinov2
-from .format import AdapterInfo, write_adapter
+from ..networks.weights_file import write_tensors
+from .format import AdapterInfo
 from .projectors import PLACE_DIM, PatchTokens, cell_centres, fourier, picture_features
 
 MOST_SCORES: Final = 2**24
@@ -85,7 +86,7 @@ class Adapter(nn.Module):
 
     def save(self, path: Path) -> None:
         """Write it as float16, in one rename."""
-        write_adapter(path, self.info, self.file_names(self.state_dict()))
+        write_tensors(path, self.file_names(self.state_dict()), self.info.to_metadata())
 
     @staticmethod
     def file_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

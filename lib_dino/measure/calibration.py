@@ -11,9 +11,10 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 from ..errors import ModelError
-from ..networks.dinov2 import Dinov2
+from ..networks.dinov2 import Dinov2, fingerprint
 from ..networks.edit_detector import DetailHead, load_head
 
 VERSION: Final = 1
@@ -60,27 +61,33 @@ def files_beside(weights: Path) -> tuple[Path, Path]:
     return weights.with_name(f"{stem}calibration.json"), weights.with_name(f"{stem}detail_head.safetensors")
 
 
-def fingerprint(dino: Dinov2) -> str:
-    """Sixteen hex digits that tell networks apart, the same in any precision that keeps float16."""
-    values = dino.norm.weight.detach().cpu().half().numpy().tobytes()
-    return hashlib.sha256(values).hexdigest()[:16]
+_loaded: WeakKeyDictionary[Dinov2, tuple[tuple[Any, ...], Calibration]] = WeakKeyDictionary()
 
 
 def load_calibration(dino: Dinov2) -> Calibration:
     """The calibration beside the weights of `dino`, or the defaults where there is none.
 
+    Its files are read once for each network, and again when they change.
+
     Raises:
-        ModelError: the file is damaged, or belongs to another network.
+        ModelError: a file is damaged, or belongs to another network.
     """
     if dino.path is None:
         return Calibration()
-    settings, head = files_beside(dino.path)
-    if not settings.is_file():
-        return Calibration()
+    files = files_beside(dino.path)
+    state = (dino.positions.device, *((f.stat().st_mtime_ns, f.stat().st_size) if f.is_file() else None for f in files))
+    known, calibration = _loaded.get(dino, (None, Calibration()))
+    if known != state:
+        calibration = _read(*files, dino) if files[0].is_file() else Calibration()
+        _loaded[dino] = state, calibration
+    return calibration
+
+
+def _read(settings: Path, head: Path, dino: Dinov2) -> Calibration:
     try:
-        held: dict[str, Any] = json.loads(settings.read_text(encoding="utf-8"))
-        belongs = held["version"] == VERSION and held["network"] == fingerprint(dino)
-        values = held["thresholds"]
+        stored: dict[str, Any] = json.loads(settings.read_text(encoding="utf-8"))
+        belongs = stored["version"] == VERSION and stored["network"] in (fingerprint(dino), _norm_fingerprint(dino))
+        values = stored["thresholds"]
         limits = Thresholds(float(values["bound"]), float(values["invented"]), values["alarm"], measured=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{settings} is no calibration ({error!r}). Delete it or run `make calibrate`.") from error
@@ -89,8 +96,13 @@ def load_calibration(dino: Dinov2) -> Calibration:
     return Calibration(limits, load_head(head, dino) if limits.alarm is not None else None)
 
 
+def _norm_fingerprint(dino: Dinov2) -> str:
+    """The fingerprint in calibrations that 0.1.0 wrote."""
+    return hashlib.sha256(dino.norm.weight.detach().cpu().half().numpy().tobytes()).hexdigest()[:16]
+
+
 def save_thresholds(path: Path, dino: Dinov2, thresholds: Thresholds, figures: dict[str, Any]) -> None:
     """Write a calibration file; `figures` says how it came about and changes nothing."""
     values = {key: value for key, value in asdict(thresholds).items() if key != "measured"}
-    held = {"version": VERSION, "network": fingerprint(dino), "thresholds": values, "measured": figures}
-    path.write_text(json.dumps(held, indent=1) + "\n", encoding="utf-8")
+    stored = {"version": VERSION, "network": fingerprint(dino), "thresholds": values, "measured": figures}
+    path.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")

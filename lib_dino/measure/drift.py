@@ -22,11 +22,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..networks.dinov2 import Dinov2
-from ..networks.dinov2_weights import PATCH_PX
-from ..networks.edit_detector import DetailHead, pixel_channels, seen_channels, tokens_at
-from ..tiling.padding import mirrored
+from ..networks.edit_detector import DetailHead
 from ..tiling.resample import TileOperators, resize
 from .calibration import Calibration, Thresholds
+from .edits import detail_logits
 from .features import centre, confidence, cosine_distance, feature_grid, grid_size, normalised, outliers
 
 Extract = Callable[[Tensor], Tensor]
@@ -208,40 +207,6 @@ class Yardstick:
             return None, (0, 0)
         logits, size = detail_logits(self.dino, head, made, self._plain, self.source, operators, over, weight)
         return logits[0].sigmoid().cpu(), size
-
-
-def detail_logits(
-    dino: Dinov2, head: DetailHead, made: Tensor, plain: Tensor, source: Tensor, operators: TileOperators,
-    over: Tensor, weight: Tensor,
-) -> tuple[Tensor, tuple[int, int]]:
-    """Logits of the expected-detail head for the part of a tile that its source pixels cover.
-
-    Differentiable with respect to `made`.
-
-    Args:
-        dino, head: the feature network and its head.
-        made: (1, 3, h, w) in [0, 1], the tile.
-        plain, source: the plainly enlarged and the whole source.
-        operators: the tile's.
-        over, weight: (1, gh, gw), weighted drift above the floor, and confidence.
-
-    Returns:
-        (1, rh, rw), one for each 14 px of the result, and the (height, width) in pixels that they judge.
-    """
-    rows, cols = operators.rows.covered, operators.cols.covered
-    residual = operators.up(operators.crop(source).to(made) - operators.down(made))[..., rows, cols]
-    y, x = operators.rows.start, operators.cols.start
-    reference = plain[..., y + rows.start : y + rows.stop, x + cols.start : x + cols.stop].to(made)
-    size = (residual.shape[-2], residual.shape[-1])
-    below, right = -size[0] % PATCH_PX, -size[1] % PATCH_PX
-    given = mirrored(made[..., rows, cols], below, right)
-    reference, residual = (mirrored(image, below, right) for image in (reference, residual))
-    grid = (given.shape[-2] // PATCH_PX, given.shape[-1] // PATCH_PX)
-    drift, trust = (F.interpolate(v[:, None], size=grid, mode="bilinear")[:, 0] for v in (over, weight))
-    tokens = tokens_at(dino, torch.cat([given, reference]), head.shape.layers) if head.shape.tokens else None
-    one, two = (None, None) if tokens is None else tokens.split(1)
-    seen = seen_channels(drift, trust, residual)
-    return head(pixel_channels(given, reference, residual), one, two, seen), size
 
 
 def drift_map(tiles: Iterable[TileDrift], source_size: tuple[int, int]) -> Tensor:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..tiling.chunks import windows
-from ..tiling.padding import mirrored
+from ..tiling.padding import pad_symmetric
 from .weights_file import load_net, save_net
 
 EMBEDDED: Final = Path(__file__).parent.parent / "embedded" / "clean" / "model.safetensors"
@@ -83,7 +83,7 @@ def clean_windowed(cleaner: Cleaner, source: Tensor) -> tuple[Tensor, float]:
     # Sides and margins are even: the network works on pixel blocks.
     for window in windows((height, width), side=WINDOW_PX, margin=MARGIN_PX):
         part = source[..., window.seen_rows, window.seen_cols]
-        found, logits = cleaner(mirrored(part, part.shape[-2] % 2, part.shape[-1] % 2))
+        found, logits = cleaner(pad_symmetric(part, part.shape[-2] % 2, part.shape[-1] % 2))
         inner = (..., window.inner_rows, window.inner_cols)
         image[..., window.rows, window.cols] = found[inner]
         odds += float(logits[inner].sum()) / (height * width)

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import ModelError
-from ..tiling.padding import mirrored
+from ..tiling.padding import pad_symmetric
 
 SIGMA_DATA = 0.5  # standard deviation of pictures in [-1, 1]
 SIGMA_MIN = 0.002  # lower levels are answered as this one
@@ -51,7 +51,7 @@ class Denoiser:
         height, width = x.shape[-2:]
         multiple = multiple_px(self.unet)
         levels = torch.as_tensor(sigma, dtype=torch.float32).to(self.unet.device).expand(len(x))
-        padded = mirrored(x.to(self.unet.device), -height % multiple, -width % multiple)
+        padded = pad_symmetric(x.to(self.unet.device), -height % multiple, -width % multiple)
         return predict_clean(self.unet, padded, levels)[..., :height, :width].to(x)
 
 

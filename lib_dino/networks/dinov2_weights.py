@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError
+from .weights_file import read_tensors
 
 PATCH_PX: Final = 14
 EMBEDDED: Final = Path(__file__).parent.parent / "embedded" / "dinov2"
@@ -113,13 +114,10 @@ def read(path: Path) -> Weights:
     Raises:
         ModelError: the file is damaged or holds something else.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
     try:
-        with safe_open(path, framework="pt") as file:
-            names = file.keys()
-            raw = {name: file.get_tensor(name) for name in names}
-            config = dict(file.metadata() or {})
+        config, raw = read_tensors(path)
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} is damaged or cut short ({error}). Download it again.") from error
     tensors = _unpacked(raw)
@@ -162,7 +160,7 @@ def _unpacked(raw: dict[str, Tensor]) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for name, tensor in raw.items():
         ours = parts(name, gated)
-        tensors |= zip(ours, tensor.float().chunk(len(ours)), strict=True)
+        tensors |= zip(ours, tensor.chunk(len(ours)), strict=True)
     positions = tensors.get("positions")
     if positions is not None and "cls" in tensors and positions.shape[1] != round(positions.shape[1] ** 0.5) ** 2:
         tensors["cls"] = tensors["cls"] + positions[:, :1]  # timm's files with registers have done this already

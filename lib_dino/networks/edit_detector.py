@@ -10,7 +10,6 @@ planted edits (`training/calibrate.py`), and is differentiable with respect to t
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,18 +19,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ModelError
-from ..measure.features import normalised
 from .dinov2 import Dinov2
 from .dinov2_weights import PATCH_PX
+from .weights_file import load_net, save_net
 
 SEEN: Final = 4
-"""Channels of what downscaling sees: see `seen_channels`."""
+"""Channels from the source's scale, see `measure.edits.seen_channels`."""
 
 PIXELS: Final = 4
-"""Channels of what it sees of the pixels: see `pixel_channels`."""
-
-WINDOW: Final = 20
-"""Patches a side that DINOv2 sees at once at the result's scale; larger results are looked at piece by piece."""
+"""Channels from the pixels, see `measure.edits.pixel_channels`."""
 
 VERSION: Final = 1
 
@@ -86,10 +82,10 @@ class DetailHead(nn.Module):
         """Logits, (B, gh, gw).
 
         Args:
-            pixels: (B, PIXELS, 14 gh, 14 gw) as `pixel_channels` makes them.
+            pixels: (B, PIXELS, 14 gh, 14 gw) as `edits.pixel_channels` makes them.
             made, plain: (B, layers * dim, gh, gw), tokens of the result and of the plain enlargement;
                 None for a head that reads none.
-            seen: (B, SEEN, gh, gw) as `seen_channels` makes them.
+            seen: (B, SEEN, gh, gw) as `edits.seen_channels` makes them.
         """
         parts = [seen]
         if self.shape.pixels:
@@ -108,78 +104,9 @@ class DetailHead(nn.Module):
         return logit
 
 
-def pixel_channels(made: Tensor, plain: Tensor, residual: Tensor) -> Tensor:
-    """What the head sees of the pixels, (B, PIXELS, H, W): luma, and what was added in luma and in colour.
-
-    Args:
-        made, plain: result and plain enlargement, (B, 3, H, W) in [0, 1].
-        residual: what consistency would still add to the result, (B, 3, H, W).
-    """
-    luma = made.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
-    added = made - plain
-    grey, more, wrong = ((x * luma).sum(1, keepdim=True) for x in (made, added, residual))
-    colour = (added - more).abs().mean(1, keepdim=True)
-    return torch.cat([2 * grey - 1, 8 * more, 8 * wrong, 8 * colour], 1)
-
-
-def seen_channels(drift: Tensor, weight: Tensor, residual: Tensor) -> Tensor:
-    """What downscaling sees, on the result's patch grid: (B, SEEN, gh, gw).
-
-    Args:
-        drift: weighted patch drift above the floor, (B, gh, gw).
-        weight: confidence of each patch, (B, gh, gw).
-        residual: as for `pixel_channels`, (B, 3, 14 gh, 14 gw).
-    """
-    error = residual.abs().mean(1, keepdim=True)
-    mean, most = F.avg_pool2d(error, PATCH_PX), F.max_pool2d(F.avg_pool2d(error, 3, 1, 1), PATCH_PX)
-    return torch.cat([(drift[:, None] + 1e-4).log() / 4, weight[:, None], (mean + 1e-4).log(), (most + 1e-4).log()], 1)
-
-
-def tokens_at(dino: Dinov2, image: Tensor, layers: tuple[int, ...], *, window: int = WINDOW) -> Tensor:
-    """Tokens of `image`, (B, 3, 14 gh, 14 gw) in [0, 1], at its own scale: (B, layers * D, gh, gw), float32.
-
-    Larger pictures than `window` patches a side are seen in equal windows that overlap where they must.
-    """
-    rows, cols = image.shape[-2] // PATCH_PX, image.shape[-1] // PATCH_PX
-    out: Tensor | None = None
-    for top, height in _windows(rows, window):
-        for left, width in _windows(cols, window):
-            part = image[..., top * PATCH_PX : (top + height) * PATCH_PX, left * PATCH_PX : (left + width) * PATCH_PX]
-            given = normalised(dino, part.to(dino.positions.device), (height, width))
-            found = torch.cat(dino.layer_tokens(given, layers), 1).float().to(image.device)
-            if (height, width) == (rows, cols):
-                return found
-            if out is None:
-                out = found.new_zeros(*found.shape[:2], rows, cols)
-            out = _set(out, found, top, left)
-    assert out is not None, "a picture has at least one window"
-    return out
-
-
-def _set(whole: Tensor, part: Tensor, top: int, left: int) -> Tensor:
-    """`whole` with `part` in place; differentiable with respect to both."""
-    height, width = part.shape[-2:]
-    below, right = whole.shape[-2] - top - height, whole.shape[-1] - left - width
-    frame = (left, right, top, below)
-    inside = F.pad(torch.ones_like(part[:, :1]), frame)
-    return whole * (1 - inside) + F.pad(part, frame)
-
-
-def _windows(count: int, window: int) -> list[tuple[int, int]]:
-    """Starts and lengths of equal windows that cover `count` patches."""
-    if count <= window:
-        return [(0, count)]
-    pieces = -(-count // window)
-    return [(round(i * (count - window) / (pieces - 1)), window) for i in range(pieces)]
-
-
 def save_head(head: DetailHead, path: Path) -> None:
     """Write the head as float16 safetensors, its shape in the metadata."""
-    from safetensors.torch import save_file
-
-    shape = {**vars(head.shape), "version": VERSION}
-    save_file({key: value.half().contiguous() for key, value in head.state_dict().items()}, path,
-              metadata={"detail_head": json.dumps(shape)})
+    save_net(head, path, kind="detail_head", version=VERSION, **vars(head.shape))
 
 
 def load_head(path: Path, dino: Dinov2) -> DetailHead:
@@ -188,23 +115,18 @@ def load_head(path: Path, dino: Dinov2) -> DetailHead:
     Raises:
         ModelError: the file is damaged, no head, or made for another feature network.
     """
-    from safetensors import safe_open
-    from safetensors.torch import load_file
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            shape: dict[str, Any] = json.loads((file.metadata() or {})["detail_head"])
-        version = shape.pop("version")
-        held = HeadShape(**{**shape, "layers": tuple(shape["layers"])})
-        with torch.inference_mode(False):
-            head = DetailHead(held)
-            head.load_state_dict(load_file(path))
-    except Exception as error:  # whatever safetensors and torch make of a damaged file
-        raise ModelError(f"{path} is no expected-detail head: {error!r}. Run `make calibrate` again.") from error
-    if version != VERSION or held.dim != dino.dim or max(held.layers) > dino.depth:
+    head = load_net(
+        path, _make_head, kind="detail_head", version=VERSION,
+        lacks="is no expected-detail head", advice="Run `make calibrate` again.",
+    )  # fmt: skip
+    if head.shape.dim != dino.dim or max(head.shape.layers) > dino.depth:
         raise ModelError(
-            f"{path} was made for features of {held.dim} channels and {max(held.layers)} blocks (version {version}); "
-            f"{dino.name} has {dino.dim} and {dino.depth} (version {VERSION}). Make it again with `make calibrate`."
+            f"{path} was made for features of {head.shape.dim} channels and {max(head.shape.layers)} blocks; "
+            f"{dino.name} has {dino.dim} and {dino.depth}. Make it again with `make calibrate`."
         )
     with torch.inference_mode(False):
-        return head.float().eval().requires_grad_(False).to(dino.positions.device)
+        return head.to(dino.positions.device)
+
+
+def _make_head(*, layers: list[int], **shape: Any) -> DetailHead:
+    return DetailHead(HeadShape(layers=tuple(layers), **shape))

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..tiling.chunks import windows
-from ..tiling.padding import surrounded
+from ..tiling.padding import pad_reflect
 from ..tiling.resample import resize
 from .weights_file import load_net, save_net
 
@@ -99,7 +99,7 @@ def blurred(image: Tensor, sigma: float) -> Tensor:
     radius = int(3 * sigma) + 1
     taps = torch.exp(-torch.arange(-radius, radius + 1.0, device=image.device).square() / (2 * sigma**2))
     taps = (taps / taps.sum()).view(1, 1, 1, -1)
-    padded = surrounded(image, radius)
+    padded = pad_reflect(image, radius)
     out: Tensor = F.conv2d(F.conv2d(padded, taps), taps.transpose(2, 3))
     return out
 

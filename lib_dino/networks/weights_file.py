@@ -3,48 +3,70 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import ModelError
 
 Net = TypeVar("Net", bound=nn.Module)
 
 
-def save_net(net: nn.Module, path: Path, *, kind: str, version: int, **shape: int) -> None:
-    """Write `net`; `shape` is what makes one like it."""
+def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of a safetensors file, float32, on the CPU.
+
+    Raises:
+        SafetensorError, OSError: it is missing or damaged.
+    """
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        names = file.keys()
+        return dict(file.metadata() or {}), {name: file.get_tensor(name).float() for name in names}
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file of float16 tensors, whole or not at all."""
     from safetensors.torch import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    values = {key: value.half().contiguous() for key, value in net.state_dict().items()}
-    save_file(values, path, metadata={kind: json.dumps({**shape, "version": version})})
+    halves = {name: tensor.detach().cpu().half().contiguous() for name, tensor in tensors.items()}
+    temporary = path.with_suffix(".tmp")
+    save_file(halves, temporary, dict(metadata))
+    temporary.chmod(0o644)  # safetensors makes files private
+    temporary.replace(path)
 
 
-def load_net(path: Path, make: Callable[..., Net], *, kind: str, version: int, lacks: str) -> Net:
+def save_net(net: nn.Module, path: Path, *, kind: str, version: int, **shape: Any) -> None:
+    """Write `net`; `shape` is what makes one like it."""
+    write_tensors(path, net.state_dict(), {kind: json.dumps({**shape, "version": version})})
+
+
+def load_net(
+    path: Path, make: Callable[..., Net], *, kind: str, version: int, lacks: str,
+    advice: str = "Install the extension anew.",
+) -> Net:
     """The network in `path`, frozen, float32.
 
     Args:
         make: takes the saved shape.
         lacks: what is wrong with a file that holds none, after its name.
+        advice: what to do about that.
 
     Raises:
         ModelError: the file is missing, damaged, or of another kind or version.
     """
-    from safetensors import safe_open
-    from safetensors.torch import load_file
-
     try:
-        with safe_open(path, framework="pt") as file:
-            shape: dict[str, Any] = json.loads((file.metadata() or {})[kind])
-        if (found := shape.pop("version")) != version:
-            raise ValueError(f"version {found}, wanted {version}")
         with torch.inference_mode(False):
+            metadata, tensors = read_tensors(path)
+            shape: dict[str, Any] = json.loads(metadata[kind])
+            if (found := shape.pop("version")) != version:
+                raise ValueError(f"version {found}, not {version}")
             net = make(**shape)
-            net.load_state_dict(load_file(path))
+            net.load_state_dict(tensors)
             return net.float().eval().requires_grad_(False)
     except Exception as error:  # whatever safetensors and torch make of a missing or damaged file
-        raise ModelError(f"{path} {lacks}: {error!r}. Install the extension anew.") from error
+        raise ModelError(f"{path} {lacks}: {error!r}. {advice}") from error

@@ -30,6 +30,7 @@ from .files import (
     open_picture,
     read_settings_text,
 )
+from .pixels import to_image, to_pixels
 
 __all__ = ["Picture", "check_writable", "picture_from_pil", "read_picture", "read_settings_text", "write_picture"]
 
@@ -82,9 +83,7 @@ class Picture:
         """An 8-bit PIL image of mode L, LA, RGB or RGBA, with colour profile and EXIF in its `info`."""
         colour = self.pixels.mean(1, keepdim=True) if self.grey else self.pixels
         planes = colour if self.alpha is None else torch.cat([colour, self.alpha.to(colour)], 1)
-        levels = planes[0].detach().float().clamp(0, 1).mul(255).round().to(torch.uint8)
-        values = levels.permute(1, 2, 0).contiguous().cpu().numpy()
-        image = Image.fromarray(values[..., 0] if values.shape[2] == 1 else values)
+        image = to_image(planes[0])
         kept = {"icc_profile": self.icc_profile, "exif": self.exif}
         image.info.update({name: data for name, data in kept.items() if data})
         return image
@@ -112,8 +111,7 @@ def picture_from_pil(image: Image.Image) -> Picture:
     icc_profile = image.info.get("icc_profile") or None
     if image.mode in ("CMYK", "LAB"):
         image, icc_profile = _to_srgb(image, notes), None
-    values = _deep_grey(image, notes) if image.mode[0] in "IF" else _eight_bit(image)
-    planes = values.permute(2, 0, 1).unsqueeze(0).contiguous()
+    planes = _deep_grey(image, notes) if image.mode[0] in "IF" else _eight_bit(image)
     grey, has_alpha = planes.shape[1] < 3, planes.shape[1] in (2, 4)
     colour, alpha = (planes[:, :-1], planes[:, -1:].clone()) if has_alpha else (planes, None)
     pixels = colour.expand(1, 3, *colour.shape[2:]).contiguous()
@@ -189,15 +187,14 @@ def _to_srgb(image: Image.Image, notes: list[str]) -> Image.Image:
 
 
 def _eight_bit(image: Image.Image) -> torch.Tensor:
-    """(H, W, C) float32 in [0, 1]; C is 1 grey, 2 grey with alpha, 3 RGB, 4 RGBA."""
+    """(1, C, H, W) float32 in [0, 1]; C is 1 grey, 2 grey with alpha, 3 RGB, 4 RGBA."""
     alpha = image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
     mode = ("L" if image.mode in ("1", "L", "LA", "La") else "RGB") + ("A" if alpha else "")
-    values = torch.from_numpy(np.array(image if image.mode == mode else image.convert(mode)))
-    return values.reshape(*values.shape[:2], -1).float().div_(255)
+    return to_pixels(image, mode).contiguous()
 
 
 def _deep_grey(image: Image.Image, notes: list[str]) -> torch.Tensor:
-    """(H, W, 1) float32 in [0, 1] from whole numbers up to 65535 or from floats around [0, 1]."""
+    """(1, 1, H, W) float32 in [0, 1] from whole numbers up to 65535 or from floats around [0, 1]."""
     white = 1.0 if image.mode == "F" else 65535.0
     values = torch.from_numpy(np.asarray(image).astype(np.float32)).div_(white)
     low, high = float(values.min()), float(values.max())
@@ -209,7 +206,7 @@ def _deep_grey(image: Image.Image, notes: list[str]) -> torch.Tensor:
         )
     if low < 0 or high > 1:
         notes.append(f"Values below 0 or above {white:g} are cut off.")
-    return values.clamp_(0, 1).unsqueeze(2)
+    return values.clamp_(0, 1)[None, None]
 
 
 def _bled(pixels: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:

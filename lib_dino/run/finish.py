@@ -27,7 +27,7 @@ from ..networks.texture_net import (
 )
 from ..sampling.consistency import back_project, soft_threshold
 from ..tiling.chunks import windows
-from ..tiling.padding import surrounded
+from ..tiling.padding import pad_reflect
 from ..tiling.plan import Tile
 from .drift_limit import Limited, enforce_limit
 from .prepare import Prepared, extend
@@ -133,7 +133,7 @@ def match_texture(
     fine = unseen(image.float(), source_size)
     both = torch.cat([texture.log, TRUST * texture.spread])
     large = F.interpolate(both, size=size, mode="bilinear", align_corners=False)
-    around, wanted = surrounded(fine, margin), surrounded(large, margin)
+    around, wanted = pad_reflect(fine, margin), pad_reflect(large, margin)
     out = image.float() - fine
     for window in windows(size, side=WINDOW_PX, margin=0):
         rows, cols = (slice(span.start, span.stop + 2 * margin) for span in (window.rows, window.cols))

@@ -54,7 +54,7 @@ def test_flat_tiles_keep_the_enlarged_source_and_cost_nothing(half_sky, quick_di
     assert torch.allclose(image[alone], resize(half_sky, (128, 192)).clamp(0, 1)[alone], atol=1e-6)
     painted = run(half_sky, quick_dino, Grainy(), skip_flat=False).image
     assert (painted - image)[alone].std() > 0.02
-    assert any(f"Left alone because nothing in them wants repainting: {len(skipped)} tiles." in n for n in report.notes)
+    assert any(f"Left {len(skipped)} tiles alone: the source is flat there." in n for n in report.notes)
 
 
 def test_no_border_shows_where_a_skipped_tile_meets_a_painted_one(quick_dino, generator):

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from lib_dino.errors import ModelError
 from lib_dino.networks import denoiser as module
 from lib_dino.networks.denoiser import EMBEDDED, FILES, Denoiser, load_denoiser, multiple_px, predict_clean
-from lib_dino.tiling.padding import mirrored
+from lib_dino.tiling.padding import pad_symmetric
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_gradients_reach_the_picture_through_the_open_function(tiny, generator):
 @pytest.mark.parametrize(("side", "more"), [(1, 5), (3, 9), (8, 3)])
 def test_mirroring_repeats_the_border_pixel_first(side, more):
     row = torch.arange(float(side))[None, None, None]
-    out = mirrored(row, 0, more)[0, 0, 0]
+    out = pad_symmetric(row, 0, more)[0, 0, 0]
     assert out.shape == (side + more,)
     assert out[side] == side - 1
     assert (out.diff().abs() <= 1).all()

@@ -18,7 +18,7 @@ import gradio as gr
 ROOT = Path(__file__).parent.parent.parent
 NEW = gr.__version__.startswith("4.")
 TABS = {"img2img": True, "txt2img": False}
-SEEN = ("label", "minimum", "maximum", "step", "value", "elem_id")
+SEEN = ("label", "minimum", "maximum", "step", "value", "elem_id", "info")
 if NEW:
     # It writes a file beside the class of every component; Forge stops that as well.
     gradio.component_meta.create_or_modify_pyi = lambda *args: None
@@ -126,7 +126,7 @@ def load_script():
     return module
 
 
-def build(module, always):
+def build(module, always, *, all_open=False):
     """All panels, each in a group of its own, by (class, tab)."""
     made = {}
     for tab, is_img2img in TABS.items():
@@ -134,7 +134,7 @@ def build(module, always):
             script = kind()
             shown = script.show(is_img2img)
             if shown:
-                with gr.Group(visible=shown is always):
+                with gr.Group(visible=all_open or shown is always):
                     made[kind.__name__, tab] = script, script.ui(is_img2img)
     return made
 
@@ -191,8 +191,29 @@ def walk(page, made):
         shown = [tab_text, *(by_id[i].value for i in found[index][2][1:])]
         text = answer(page, index, shown)[0]
         filled = answer(page, index_of(found, preset, "input"), ["creative"])
-        answers[f"{kind} {tab}"] = {"summary": text, "filled": filled}
+        answers[f"{kind} {tab}"] = {
+            "summary": text, "filled": filled, "line": f"{own}summary",
+            "modes": modes(page, found, named[f"{own}resize"]),
+            "labels": labels(page, found, named, own),
+        }  # fmt: skip
     return found, answers
+
+
+def modes(page, found, resize):
+    """What the switch between ways to give the size answers, by way."""
+    ways = [c[0] if isinstance(c, tuple | list) else c for c in resize.choices]
+    index = index_of(found, resize, "change")
+    return {way: answer(page, index, [way]) for way in ways}
+
+
+def labels(page, found, named, own):
+    """What folded groups are called after tile size and overlap were changed, by their name at first."""
+    index = index_of(found, named[f"{own}overlap"], "change")
+    new = {named[f"{own}tile_size"]._id: 256, named[f"{own}overlap"]._id: 32}
+    _, _, inputs, outputs, _ = found[index]
+    given = ["", *(new.get(i, page.blocks[i].value) for i in inputs[1:])]
+    updates = answer(page, index, given)[1:]
+    return {page.blocks[i].label: update["label"] for i, update in zip(outputs[1:], updates, strict=True)}
 
 
 def main():
@@ -245,7 +266,7 @@ def serve():
         accept_underscore_js()
     module = load_script()
     with gr.Blocks() as page:
-        made = build(module, always)
+        made = build(module, always, all_open=True)
         add_paste(made)
     _, address, _ = page.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", show_api=False)
     sys.stdout.write(f"\n{address}\n")

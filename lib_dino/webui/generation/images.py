@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image, ImageFilter, ImageOps
 from torch import Tensor
 
+from ...pictures.pixels import to_image, to_pixels
 from ...tiling.resample import resize
 from ..panel.arguments import NO_UPSCALER
 
@@ -18,15 +18,6 @@ def _grey(mask: Image.Image) -> Image.Image:
     if mask.mode == "RGBA" and mask.getextrema()[-1] != (255, 255):
         return mask.split()[-1]
     return mask.convert("L")
-
-
-def to_tensor(image: Image.Image) -> Tensor:
-    """(1, 3, H, W) in [0, 1]."""
-    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None].float().div(255)
-
-
-def _to_image(picture: Tensor) -> Image.Image:
-    return Image.fromarray((picture[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy())
 
 
 def for_truncation(picture: Tensor) -> Tensor:
@@ -40,7 +31,7 @@ def source_of(p: Any, index: int) -> Tensor:
     from modules import images, shared
 
     held = p.init_images
-    return to_tensor(images.flatten(held[index % len(held)], shared.opts.img2img_background_color))
+    return to_pixels(images.flatten(held[index % len(held)], shared.opts.img2img_background_color))
 
 
 def finished(p: Any, samples: Any) -> Tensor:
@@ -61,8 +52,8 @@ def enlarged(source: Tensor, size: tuple[int, int], upscaler: str) -> Tensor | N
         return None
     found = next(u for u in shared.sd_upscalers if u.name == upscaler)
     scale = max(size[0] / source.shape[-2], size[1] / source.shape[-1])
-    large = found.scaler.upscale(_to_image(source), scale, found.data_path)
-    return resize(to_tensor(large), size).clamp(0, 1)
+    large = found.scaler.upscale(to_image(source[0]), scale, found.data_path)
+    return resize(to_pixels(large), size).clamp(0, 1)
 
 
 def mask_of(p: Any, size: tuple[int, int]) -> Tensor | None:
@@ -78,4 +69,4 @@ def mask_of(p: Any, size: tuple[int, int]) -> Tensor | None:
     large = mask.resize((size[1], size[0]), Image.Resampling.BILINEAR)
     if blur:
         large = large.filter(ImageFilter.GaussianBlur(blur * size[1] / mask.width))
-    return torch.from_numpy(np.array(large)).float().div(255)[None, None]
+    return to_pixels(large, "L")

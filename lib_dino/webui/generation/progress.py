@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from typing import Any, Final
 
-import torch
 from torch import Tensor
+
+from ...pictures.pixels import to_image
 
 PREVIEW_PX: Final = 1024
 PREVIEW_SECONDS: Final = 0.7
@@ -55,15 +56,13 @@ class Screen:
     def show(self, canvas: Tensor, *, always: bool = False) -> None:
         """The canvas, (1, 3, H, W) in [0, 1], as live preview, at most every so often."""
         from modules import shared
-        from PIL import Image
 
         now = time.monotonic()
         if not shared.opts.live_previews_enable or (now - self._shown < PREVIEW_SECONDS and not always):
             return
         self._shown = now
         stride = -(-max(canvas.shape[-2:]) // PREVIEW_PX)
-        small = (canvas[0, :, ::stride, ::stride].clamp(0, 1) * 255).round().to(torch.uint8)
-        shared.state.assign_current_image(Image.fromarray(small.permute(1, 2, 0).cpu().numpy()))
+        shared.state.assign_current_image(to_image(canvas[0, :, ::stride, ::stride]))
 
     def keep(self) -> None:
         """Keep the canvas on screen: the host would show the tile it is working on."""

@@ -7,10 +7,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-from PIL import Image
-from torch import Tensor
-
+from ...pictures.pixels import to_image
 from ...sampling.tile_model import TileBatch
 from . import other_scripts
 
@@ -53,7 +50,7 @@ class TileJobs:
         """A processing object for `batch`."""
         q = copy.copy(self._template)
         count = len(batch.images)
-        q.init_images = [_to_pil(tile) for tile in batch.images]
+        q.init_images = [to_image(tile) for tile in batch.images]
         q.height, q.width = batch.images.shape[-2:]
         q.batch_size, q.n_iter = count, 1
         q.seed, q.subseed = [self.seed] * count, [0] * count
@@ -99,8 +96,3 @@ def tile_job(p: Any) -> Any:
         script_args_value=list(p.script_args or []),
     )  # fmt: skip
     return q
-
-
-def _to_pil(tile: Tensor) -> Image.Image:
-    values = (tile.clamp(0, 1) * 255).round().to(torch.uint8)
-    return Image.fromarray(values.permute(1, 2, 0).cpu().numpy())
