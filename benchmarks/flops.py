@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from lib_dino.run.prepare import make_reference
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from lib_dino import Settings
 from lib_dino.measure.features import grid_size
 from lib_dino.networks.texture_net import embedded_texture, expected
+from lib_dino.run.prepare import make_reference
 from lib_dino.sampling.consistency import Autoencoder, AutoencoderConsistency
 from lib_dino.sampling.sampler import schedule
 from lib_dino.tiling.resample import tile_operators

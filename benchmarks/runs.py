@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from lib_dino.run.finish import Finished, tile_drift
-from lib_dino.run.outcome import run_picture
-from lib_dino.run.plan import plan_job
-from lib_dino.run.prepare import Prepared, prepare
 from torch import Tensor
 
 from lib_dino.networks.dinov2 import Dinov2
 from lib_dino.pictures.picture import read_picture
+from lib_dino.run.finish import Finished, tile_drift
+from lib_dino.run.outcome import run_picture
+from lib_dino.run.plan import plan_job
+from lib_dino.run.prepare import Prepared, prepare
 from lib_dino.sampling.consistency import Consistency, Pull
 from lib_dino.sampling.correction import Codec, Corrector, PixelCodec
 from lib_dino.sampling.tile_model import TileBatch, TileModel
