@@ -1,4 +1,4 @@
-"""What drift means for one feature network: thresholds and the expected-detail head, kept beside its weights.
+"""Calibration of one feature network: drift thresholds and the edit detector, kept beside its weights.
 
 `training/calibrate.py` writes both for any DINOv2. A network without a calibration is measured by stated, careful
 defaults, and has no head.
@@ -56,7 +56,7 @@ class Calibration:
 
 
 def files_beside(weights: Path) -> tuple[Path, Path]:
-    """Where the calibration and the head of the network in `weights` lie."""
+    """Paths of the calibration and the head of the network in `weights`."""
     stem = "" if weights.name == "model.safetensors" else f"{weights.stem}."
     return weights.with_name(f"{stem}calibration.json"), weights.with_name(f"{stem}detail_head.safetensors")
 

@@ -2,9 +2,8 @@
 
 The result is compared at the source's own scale, made small by the very operators it was enlarged by, so detail that
 the source cannot have is no error: only what would be seen in the source is. It is compared with the features of the
-same region alone, not with those cut from the whole source: what surrounds a patch colours its features, and the same
-pixels with and without their surroundings are further apart (0.16) than with noise of 5/255 (0.002), so the cut would
-drown what is looked for. Only the mean that features are centred by is the whole source's.
+same region alone, not with those cut from the whole source: what surrounds a patch colours its features, more
+than any drift that is looked for (docs/constants.md). Only the mean that features are centred by is the whole source's.
 
 What plain enlargement of the source costs by the same measure is the floor: drift up to it is no one's fault.
 """
@@ -39,12 +38,12 @@ KEPT: Final = 8
 
 
 EDIT_PATCHES: Final = 4
-"""Patches whose mean is a tile's edit probability: about what a small thing covers at the result's scale."""
+"""Patches whose mean edit_map is a tile's: about what a small thing covers at the result's scale."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a region of the source is to DINO.
+    """Features of a region of the source, to compare results with.
 
     Attributes:
         features: (1, D, gh, gw) of the region, centred by `mean`.
@@ -102,7 +101,7 @@ class TileDrift:
 
     @property
     def alarm(self) -> bool:
-        """True where something was probably invented: by edit probability where there is a detector, else by drift."""
+        """True when an invention is likely: by edit probability where there is a detector, else by drift."""
         probability = self.edit_probability
         if probability is None or self.thresholds.alarm is None:
             return self.worst_tenth_mean > self.thresholds.bound
@@ -138,7 +137,7 @@ class DriftMeter:
 
     @property
     def thresholds(self) -> Thresholds:
-        """What counts as drift for this network."""
+        """The network's own thresholds."""
         return self.calibration.thresholds
 
     def extract(self, image: Tensor) -> Tensor:
@@ -146,7 +145,7 @@ class DriftMeter:
         return feature_grid(self.dino, image.to(self.dino.positions.device)).to(image.device)
 
     def target(self, region: Tensor) -> Target:
-        """What `region`, (1, 3, h, w) at the source's scale, is to DINO; tokens that keep notes weigh nothing."""
+        """The target for `region`, (1, 3, h, w) at the source's scale; tokens that keep notes weigh nothing."""
         grid, told = self._told(region)
         target = make_target(grid, self.mean.to(region.device), spread=self.spread)
         return replace(target, weight=target.weight * told)
@@ -171,15 +170,15 @@ class DriftMeter:
         """
         target, floor = self._expected(operators, made)
         grid, told = self._told(operators.down(made))
-        found = patch_drift(grid, target)
-        over = target.weight * told * (found - floor).clamp(min=0)
+        distance = patch_drift(grid, target)
+        over = target.weight * told * (distance - floor).clamp(min=0)
         head = self.calibration.head if detail else None
         edit_map, size = self._edit_map(head, made, operators, over, target.weight)
         return TileDrift(
             patches=over[0].cpu(),
             weight=target.weight[0].cpu(),
-            mean=float(weighted_mean(found, target.weight)),
-            worst=float((target.weight * found).max()),
+            mean=float(weighted_mean(distance, target.weight)),
+            worst=float((target.weight * distance).max()),
             baseline=float(weighted_mean(floor, target.weight)),
             thresholds=self.thresholds,
             rows=operators.rows.span,
@@ -191,14 +190,14 @@ class DriftMeter:
     def _expected(self, operators: TileOperators, like: Tensor) -> tuple[Target, Tensor]:
         """A tile's target and floor; kept for the last few tiles, which are often measured again and again."""
         key = (operators.rows.span, operators.cols.span)
-        held = next((value for known, value in self._kept if known == key), None)
-        if held is None:
+        expected = next((value for known, value in self._kept if known == key), None)
+        if expected is None:
             target = self.target(operators.crop(self.source).to(like))
-            shown = None if self._shown is None else operators.crop(self._shown).to(like)
-            floor = torch.zeros_like(target.weight) if shown is None else patch_drift(self.extract(shown), target)
-            held = target, floor
-            self._kept.append((key, held))
-        return held
+            plain = None if self._shown is None else operators.crop(self._shown).to(like)
+            floor = torch.zeros_like(target.weight) if plain is None else patch_drift(self.extract(plain), target)
+            expected = target, floor
+            self._kept.append((key, expected))
+        return expected
 
     def _edit_map(
         self, head: EditDetector | None, made: Tensor, operators: TileOperators, over: Tensor, weight: Tensor
@@ -245,7 +244,7 @@ def make_target(grid: Tensor, mean: Tensor, *, spread: float) -> Target:
 
 
 def patch_drift(grid: Tensor, target: Target) -> Tensor:
-    """How far each patch is from the target: 1 - cosine of centred features, (B, gh, gw), 0 to 2."""
+    """Distance of each patch from the target: 1 - cosine of centred features, (B, gh, gw), 0 to 2."""
     return cosine_distance(centre(grid, target.mean), target.features)
 
 

@@ -15,7 +15,7 @@ LEAST_SHARE: Final = 0.05
 """A tile with less of the subject than this does not show it."""
 
 _UNDECIDED: Final = 0.25
-"""How far from one half a part's share of the border must be to decide by it."""
+"""Least distance from one half at which a part's share of the border decides."""
 
 _FINE: Final = 512
 
@@ -23,20 +23,13 @@ _CERTAIN: Final = 0.15
 """Least share of the features' variance along their first direction for a picture to have a subject at all."""
 
 FLAT: Final = 4 / 255
-"""Largest root mean square of a block's high frequencies that counts as flat.
-
-On 12 photographs, tiles under it came out nearer to the original when they were left alone: by 1 to 4 dB in each, and
-in the features of two independent networks on average.
-"""
+"""Largest root mean square of a block's high frequencies that counts as flat; measured in docs/constants.md."""
 
 BLOCK_PX: Final = 8
 """A block of the source: a single small thing in a wide sky must show."""
 
 ALIKE: Final = 0.5
-"""Largest part of the features' energy in which the patches of a flat tile differ.
-
-With the network that ships, clear skies lie at 0.36 to 0.50 and tiles that show things at 0.51 to 0.81.
-"""
+"""Largest part of the features' energy in which the patches of a flat tile differ; measured in docs/constants.md."""
 
 
 def subject_map(grid: Tensor, source: Tensor) -> Tensor:
@@ -65,7 +58,7 @@ def subject_map(grid: Tensor, source: Tensor) -> Tensor:
 
 
 class Subject:
-    """Where the subject of one picture is.
+    """Place of one picture's subject.
 
     Args:
         grid: features of the whole source, (1, D, gh, gw).
@@ -86,7 +79,7 @@ class Subject:
         return float(fine[top:bottom, left:right].mean())
 
     def shown(self, tile: Tile) -> bool:
-        """Whether a tile shows the subject."""
+        """True when a tile shows the subject."""
         return self.share(tile) >= LEAST_SHARE
 
 
@@ -98,7 +91,7 @@ def busiest(region: Tensor) -> float:
 
 
 def is_flat(region: Tensor, features: Tensor) -> bool:
-    """Whether a region of the source is flat in detail and in features.
+    """Decide if a region of the source is flat, in detail and in features.
 
     Noise is detail: a noisy sky is not flat.
 

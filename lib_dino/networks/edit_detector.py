@@ -34,7 +34,7 @@ VERSION: Final = 1
 
 @dataclass(frozen=True)
 class DetectorShape:
-    """What a head is made of.
+    """Sizes of a head.
 
     Attributes:
         dim: width of the feature network's tokens.

@@ -25,13 +25,13 @@ def worst_crops(source: Picture, result: Picture, report: Report) -> list[tuple[
     Nothing is scaled beyond that: both are as large as in the result.
     """
     plain = Picture(resize(source.pixels, result.size).clamp(0, 1))
-    found = []
+    crops = []
     for patch in report.worst_patches:
         rows, cols = (_around(patch.box[i], patch.box[i + 2], result.size[i]) for i in (0, 1))
         pair = (seen(picture, rows, cols).convert("RGB") for picture in (plain, result))
         before, after = (_framed(image, patch.box, rows.start, cols.start) for image in pair)
-        found.append((patch, before, after))
-    return found
+        crops.append((patch, before, after))
+    return crops
 
 
 def worst_sheet(source: Picture, result: Picture, report: Report) -> Image.Image:

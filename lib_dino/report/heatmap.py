@@ -1,4 +1,4 @@
-"""Where a result drifted: a colour overlay on the picture, with its scale and three figures in the corner."""
+"""Drift map of a result: a colour overlay on the picture, with its scale and three figures in the corner."""
 
 from __future__ import annotations
 
@@ -99,8 +99,8 @@ def _number(image: Image.Image, report: Report, shrink: float, px: int) -> None:
 
 
 def _grown(region: Array, by: int) -> Array:
-    held = torch.from_numpy(region)[None, None].float()
-    grown: Array = F.max_pool2d(held, 2 * by + 1, stride=1, padding=by)[0, 0].numpy() > 0
+    mask = torch.from_numpy(region)[None, None].float()
+    grown: Array = F.max_pool2d(mask, 2 * by + 1, stride=1, padding=by)[0, 0].numpy() > 0
     return grown
 
 

@@ -95,10 +95,10 @@ _NOT_MEASURED: Final = "<p>Drift was not measured in this picture, so there is n
 
 
 def _figures(report: Report) -> list[tuple[str, str]]:
-    found = []
+    measured = []
     if report.drift_above is not None and report.bound is not None:
         kind = {"asked": "as asked", "fitted": "fitted to the network"}.get(report.bound_kind or "", "default")
-        found = [
+        measured = [
             ("mean drift above plain enlargement", f"{report.drift_above:.4f}"),
             ("worst patch", f"{report.drift_worst_patch:.2f}"),
             (f"of patches over the bound of {report.bound:.2g} ({kind})", f"{report.over_bound or 0.0:.1%}"),
@@ -106,7 +106,7 @@ def _figures(report: Report) -> list[tuple[str, str]]:
         ]
     psnr = report.source_psnr
     return [
-        *found,
+        *measured,
         ("times the detail of plain enlargement", f"{report.detail:.2f}"),
         ("made small again, against the source", "equal" if psnr == float("inf") else f"{psnr:.1f} dB"),
         ("in all", f"{report.seconds:.1f} s"),

@@ -1,4 +1,4 @@
-"""What a run did and how faithful it was, as plain values."""
+"""Records of a run: its tiles, its settings and how faithful it was, as plain values."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ SCHEMA: Final = 3
 """Version of the JSON written by `Report.to_dict`, see docs/report.md; raised when a key changes meaning or goes."""
 
 WORST_SHOWN: Final = 3
-"""How many of a picture's worst patches are shown."""
+"""Number of a picture's worst patches that are shown."""
 
 WORST_APART: Final = 3
-"""How many patches lie between two of them at least: one invented thing is one place."""
+"""Least number of patches between two of them: one invented thing is one place."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class WorstPatch:
 
     @property
     def weight(self) -> float:
-        """What patches are ordered by: edit probability where there is one, else drift."""
+        """Sort key of patches: edit probability where there is one, else drift."""
         return self.drift if self.edit_probability is None else self.edit_probability
 
 
@@ -155,11 +155,11 @@ class Report:
     @property
     def worst_patches(self) -> tuple[WorstPatch, ...]:
         """The picture's worst places, worst first, at most `WORST_SHOWN`; overlapping tiles give each but once."""
-        found: list[WorstPatch] = []
+        worst: list[WorstPatch] = []
         for patch in sorted((p for t in self.tiles for p in t.worst_patches), key=lambda p: -p.weight):
-            if len(found) < WORST_SHOWN and not any(_beside(patch, other) for other in found):
-                found.append(patch)
-        return tuple(found)
+            if len(worst) < WORST_SHOWN and not any(_beside(patch, other) for other in worst):
+                worst.append(patch)
+        return tuple(worst)
 
     @property
     def drift_worst_patch(self) -> float | None:
@@ -168,7 +168,7 @@ class Report:
 
     @property
     def alarms(self) -> int | None:
-        """How many tiles are reported; None when none was measured."""
+        """Number of reported tiles; None when none was measured."""
         measured = [tile.alarm for tile in self.tiles if tile.score is not None]
         return sum(measured) if measured else None
 
@@ -203,7 +203,7 @@ class Report:
 
 
 def _beside(a: WorstPatch, b: WorstPatch) -> bool:
-    """Whether less than `WORST_APART` of their sides lie between two patches, so that one crop shows both."""
+    """True when less than `WORST_APART` of their sides lie between two patches, so that one crop shows both."""
     (a0, a1, a2, a3), (b0, b1, b2, b3) = a.box, b.box
     y, x = WORST_APART * (a2 - a0), WORST_APART * (a3 - a1)
     return a0 - y <= b2 and b0 <= a2 + y and a1 - x <= b3 and b1 <= a3 + x
@@ -218,7 +218,7 @@ def _decibel(psnr: float) -> str:
 
 
 DRIFT_KEYS: Final = ("DINO drift", "DINO drift worst", "DINO drift over bound")
-"""What a measured picture's text also says: drift above plain enlargement, its mean over the picture, its worst patch,
+"""Saved keys of a measured picture: drift above plain enlargement, its mean over the picture, its worst patch,
 and the share of patches over the bound. They are results, not settings: readers pass over them."""
 
 

@@ -67,7 +67,7 @@ class TileOperators:
 
     @property
     def covers_source(self) -> bool:
-        """Whether the tile determines any pixel of the source."""
+        """True when the tile determines any pixel of the source."""
         return self.rows.down.shape[0] > 0 and self.cols.down.shape[0] > 0
 
     def down(self, tile: Tensor) -> Tensor:
