@@ -120,7 +120,7 @@ def loaded_by(statement: str, *names: str) -> list[str]:
 
 
 def test_planning_loads_without_torch():
-    statement = "import lib_dino, lib_dino.tiling.plan, lib_dino.webui_settings, lib_dino.report.records, lib_dino.errors"
+    statement = "import lib_dino, lib_dino.tiling.plan, lib_dino.webui_settings, lib_dino.report.records"
     assert loaded_by(statement, "torch", "PIL", "numpy") == []
 
 
