@@ -1,7 +1,7 @@
 """Fit what `lib_dino.calibration` keeps for one DINOv2 network: drift thresholds and the expected-detail head.
 
     make calibrate FEATURES=folder-or-file PHOTOS=folder
-    python training/calibrate.py --features FOLDER --photos FOLDER [--scenes 500] [--minutes 10] [--out FOLDER]
+    python -m training.calibrate --features FOLDER --photos FOLDER [--scenes 500] [--minutes 10] [--out FOLDER]
 
 Any folder of photographs will do; nothing in them is labelled. Tiles are made from them with planted edits
 (`planted.py`) and without; the head learns to tell the two apart on four fifths of the pictures, and thresholds are
@@ -16,7 +16,6 @@ scene. Larger networks want a GPU (`--device`).
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,9 +26,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
-from planted import (  # noqa: E402
+from lib_dino.measure.calibration import Calibration, Thresholds, files_beside, save_thresholds
+from lib_dino.measure.drift import TileDrift, Yardstick, make_target, mean_feature, patch_drift, spread
+from lib_dino.measure.edits import pixel_channels, seen_channels, tokens_at
+from lib_dino.measure.features import feature_grid
+from lib_dino.networks.denoiser import load_denoiser
+from lib_dino.networks.dinov2 import Dinov2, load_dinov2
+from lib_dino.networks.edit_detector import DetailHead, HeadShape, save_head
+from lib_dino.sampling.consistency import back_project
+from lib_dino.sampling.pixel_model import NOISE_SCALE
+from lib_dino.sampling.sampler import sample, schedule
+from lib_dino.tiling.resample import resize, tile_operators
+
+from .planted import (
     KINDS,
     PATCH_PX,
     Carrier,
@@ -47,18 +56,6 @@ from planted import (  # noqa: E402
     tells,
     untouched,
 )
-
-from lib_dino.measure.calibration import Calibration, Thresholds, files_beside, save_thresholds  # noqa: E402
-from lib_dino.measure.drift import TileDrift, Yardstick, make_target, mean_feature, patch_drift, spread  # noqa: E402
-from lib_dino.measure.edits import pixel_channels, seen_channels, tokens_at  # noqa: E402
-from lib_dino.measure.features import feature_grid  # noqa: E402
-from lib_dino.networks.denoiser import load_denoiser  # noqa: E402
-from lib_dino.networks.dinov2 import Dinov2, load_dinov2  # noqa: E402
-from lib_dino.networks.edit_detector import DetailHead, HeadShape, save_head  # noqa: E402
-from lib_dino.sampling.consistency import back_project  # noqa: E402
-from lib_dino.sampling.pixel_model import NOISE_SCALE  # noqa: E402
-from lib_dino.sampling.sampler import sample, schedule  # noqa: E402
-from lib_dino.tiling.resample import resize, tile_operators  # noqa: E402
 
 TILE_PX = 224
 CARRIERS = {"true": 0.28, "recompressed": 0.12, "grainy": 0.06, "sharpened": 0.14, "plain": 0.05,

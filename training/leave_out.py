@@ -1,6 +1,6 @@
 """Does the expected-detail head find kinds of edits that it never saw?
 
-    python training/leave_out.py --photos FOLDER [--features FOLDER] [--scenes 700] [--minutes 3]
+    python -m training.leave_out --photos FOLDER [--features FOLDER] [--scenes 700] [--minutes 3]
         [--kinds object letters]
 
 Once with all kinds and once without each, a head is trained on four fifths of the photographs and judged on the last
@@ -17,12 +17,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from calibrate import Inputs, answers, auc, cases, embedded_upscale, fit_head, inputs, split
-from planted import KINDS, load_pictures
 
 from lib_dino.measure.drift import SUSPICION_PATCHES
 from lib_dino.networks.dinov2 import load_dinov2
 from lib_dino.networks.edit_detector import DetailHead, HeadShape
+
+from .calibrate import Inputs, answers, auc, cases, embedded_upscale, fit_head, inputs, split
+from .planted import KINDS, load_pictures
 
 
 def tile_aucs(head: DetailHead, data: Inputs, kind: str) -> tuple[float, float]:

@@ -6,7 +6,6 @@ Loads without torch: the core is imported when the first picture is touched.
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,16 +14,12 @@ from typing import TYPE_CHECKING, Final
 from tqdm import tqdm
 
 from ..errors import DinoError, ImageError, Interrupted, ModelError, SettingsError
-from ..pictures.files import check_writable, new_file
+from ..pictures.files import check_writable
 from ..settings import Settings
 from ..webui_settings import all_knobs
 from .jobs import Job, prepare
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from PIL.Image import Image
-
     from ..pipeline import Result
     from ..run.progress import Progress
 
@@ -102,6 +97,7 @@ def save_arms(arms: dict[str, Result], job: Job, *, force: bool) -> None:
     from ..pictures.picture import write_picture
     from ..report.records import drift_figures
     from ..report.side_by_side import side_by_side
+    from ..report.write import write_report
 
     result = list(arms.values())[-1]
     result.save(job.out, force=force)
@@ -109,32 +105,10 @@ def save_arms(arms: dict[str, Result], job: Job, *, force: bool) -> None:
         sheet = side_by_side([(label, arm.picture) for label, arm in arms.items()])
         text = infotext(result.settings, result.picture.size, drift_figures(result.report))
         write_picture(sheet, job.sheet, text=text, force=force)
-    save_report(result, job, force=force)
-
-
-def save_report(result: Result, job: Job, *, force: bool) -> None:
-    """Write the result's figures, page, map and worst places, as far as the job asks for them."""
-    from ..report.crops import worst_sheet
-    from ..report.heatmap import heatmap
-    from ..report.page import html_report
-
-    source, report = result.source or result.picture, result.report
-    if job.report:
-        _write(job.report, json.dumps(report.to_dict(), indent=2) + "\n", force)
-    if job.page:
-        _write(job.page, html_report(job.out.name, source, result.picture, result.heats, report), force)
-    if job.map:
-        _write(job.map, heatmap(result.picture, next(iter(result.heats), None), report), force)
-    if job.worst:
-        _write(job.worst, worst_sheet(source, result.picture, report), force)
-
-
-def _write(path: Path, content: str | Image, force: bool) -> None:
-    with new_file(path, force) as temporary:
-        if isinstance(content, str):
-            temporary.write_text(content, encoding="utf-8")
-        else:
-            content.save(temporary, "PNG")
+    write_report(
+        result.report, result.heats, result.source or result.picture, result.picture, name=job.out.name,
+        figures=job.report, page=job.page, drift_map=job.map, worst=job.worst, force=force,
+    )  # fmt: skip
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..errors import DinoError, ImageError
 from ..pictures.files import FORMATS, READABLE, check_new_file, check_writable
+from ..report.write import page_beside
 from ..settings import Settings
 
 
@@ -106,7 +107,7 @@ def plan_jobs(
         figures = Path(report) if report else beside
         jobs.append(Job(
             source, target, figures,
-            page=figures and figures.with_name(f"{figures.stem}_report.html"),
+            page=figures and page_beside(figures),
             sheet=target.with_name(f"{target.stem}_compare.png") if sheet else None,
             map=target.with_name(f"{target.stem}_map.png") if maps else None,
             worst=target.with_name(f"{target.stem}_worst.png") if maps else None,

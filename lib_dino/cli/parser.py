@@ -131,19 +131,18 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    from . import doctor, doctor_host, doctor_local, doctor_visit
+    from . import doctor, doctor_webui
     from . import webui_client as webapi
 
     if args.auth is not None and ":" not in args.auth:
         raise UsageError(f"--auth must be USER:PASSWORD, with a colon: got {args.auth!r}.")
     if args.url is None:
-        return doctor.report(doctor.examine(doctor_local.CHECKS, doctor_local.Here()), say=say, as_json=args.json)
+        return doctor.report(doctor.examine(doctor.CHECKS, doctor.Here()), say=say, as_json=args.json)
     try:
         webui = webapi.WebUI(args.url, auth=args.auth, timeout=args.timeout)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    visit = doctor_visit.Visit(webui, fetch=args.fetch)
-    findings = doctor.examine(doctor_host.CHECKS, visit)
+    findings = doctor.examine(doctor_webui.CHECKS, doctor_webui.Visit(webui, fetch=args.fetch))
     return doctor.report(findings, say=say, as_json=args.json, url=webui.url)
 
 

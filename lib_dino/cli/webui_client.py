@@ -6,19 +6,24 @@ What goes wrong on the way is an `Unanswered`, whose advice is in the words of s
 from __future__ import annotations
 
 import base64
+import io
 import json
 import socket
 import ssl
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from ..errors import DinoError
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 QUICK_S: Final = 20.0
 """How long a question that needs no work may take, seconds."""
+CONSOLE: Final = "The console of the WebUI says more."
 
 
 class Unanswered(DinoError):  # noqa: N818 - what happened, not whose fault
@@ -53,8 +58,23 @@ class Answer:
         if not isinstance(self.body, dict):
             return str(self.body).strip().splitlines()[0][:200] if str(self.body).strip() else f"HTTP {self.status}"
         words = (self.body.get(key) for key in ("detail", "errors", "message", "error"))
-        found = next((str(word) for word in words if word), f"HTTP {self.status}")
-        return " ".join(found.split())[:500]
+        first = next((str(word) for word in words if word), f"HTTP {self.status}")
+        return " ".join(first.split())[:500]
+
+    def image(self) -> Image.Image:
+        """The first picture of a generation.
+
+        Raises:
+            ValueError: there is none.
+        """
+        from PIL import Image
+
+        try:
+            image = Image.open(io.BytesIO(base64.b64decode(self.body["images"][0])))
+            image.load()
+        except (KeyError, IndexError, TypeError, ValueError, OSError) as error:
+            raise ValueError(repr(error)) from error
+        return image
 
 
 class WebUI:
@@ -90,6 +110,23 @@ class WebUI:
     def post(self, path: str, body: dict[str, Any]) -> Answer:
         """Ask for a generation, and wait for it."""
         return self._call(path, json.dumps(body).encode(), self.timeout)
+
+    def sysinfo(self) -> dict[str, Any]:
+        """The host's account of itself and its last exceptions; empty where it does not tell."""
+        answer = self.get("/internal/sysinfo", timeout=self.timeout)
+        return answer.body if answer.status == 200 and isinstance(answer.body, dict) else {}
+
+    def blame(self) -> str:
+        """Advice after a failed generation: the extension that the host's last exception ends in, where not ours."""
+        try:
+            exceptions = self.sysinfo().get("Exceptions")
+            frames = [str(frame) for frame in exceptions[0]["traceback"]] if exceptions else []
+        except (Unanswered, KeyError, TypeError):
+            frames = []
+        names = [part.split("/")[0] for part in " ".join(frames).replace("\\", "/").split("/extensions/")[1:]]
+        if not names or "lib_dino" in frames[-1]:
+            return CONSOLE
+        return f"The error comes from the extension {names[-1]!r}: update it or switch it off. {CONSOLE}"
 
     def _call(self, path: str, data: bytes | None, timeout: float) -> Answer:
         headers = self._headers | ({"Content-Type": "application/json"} if data is not None else {})

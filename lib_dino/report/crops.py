@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 from ..pictures.picture import Picture
 from ..tiling.resample import resize
-from .labels import lettering
+from .labels import text_mask
 from .records import Report, WorstPatch
 from .side_by_side import seen
 
@@ -42,18 +42,18 @@ def worst_sheet(source: Picture, result: Picture, report: Report) -> Image.Image
     width, height = (max(image.size[i] for _, image, _ in rows) for i in (0, 1))
     step = height + _GAP_PX + 2 * _TEXT_PX
     texts = [[f"{n}: {words}" for words in _labels(patch)] for n, (patch, _, _) in enumerate(rows, start=1)]
-    width = max([width, *(lettering(text, _TEXT_PX).width for pair in texts for text in pair)])
+    width = max([width, *(text_mask(text, _TEXT_PX).width for pair in texts for text in pair)])
     sheet = Image.new("RGB", (2 * width + 3 * _GAP_PX, len(rows) * step + _GAP_PX), (255, 255, 255))
     for n, (_, *pair) in enumerate(rows):
         for side, (text, image) in enumerate(zip(texts[n], pair, strict=True)):
             x, y = _GAP_PX + side * (width + _GAP_PX), n * step + _GAP_PX
-            sheet.paste((0, 0, 0), (x, y), lettering(text, _TEXT_PX))
+            sheet.paste((0, 0, 0), (x, y), text_mask(text, _TEXT_PX))
             sheet.paste(image, (x, y + 2 * _TEXT_PX - _GAP_PX // 2))
     return sheet
 
 
 def _only(text: str) -> Image.Image:
-    mask = lettering(text, _TEXT_PX)
+    mask = text_mask(text, _TEXT_PX)
     sheet = Image.new("RGB", (mask.width + 2 * _GAP_PX, mask.height + 2 * _GAP_PX), (255, 255, 255))
     sheet.paste((0, 0, 0), (_GAP_PX, _GAP_PX), mask)
     return sheet

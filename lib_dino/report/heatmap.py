@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 
 from ..pictures.picture import Picture
-from .labels import lettering
+from .labels import lines_mask, text_mask
 from .maps import Heat
 from .records import Report
 from .side_by_side import seen_whole
@@ -90,7 +90,7 @@ def figures_line(report: Report) -> str:
 def _number(image: Image.Image, report: Report, shrink: float, px: int) -> None:
     """1, 2 and 3 beside the worst places, as in the picture of these."""
     for number, patch in enumerate(report.worst_patches, start=1):
-        mask = lettering(str(number), px)
+        mask = text_mask(str(number), px)
         size = (mask.width + px // 2, mask.height + px // 4)
         tag = Image.new("RGB", size, _DARK)
         tag.paste((255, 255, 255), (px // 4, px // 8), mask)
@@ -117,7 +117,7 @@ def _legend(heat: Heat, report: Report, px: int) -> Image.Image:
     labels = ((left, "0"), (at, f"{LIMITS[heat.kind]} {limit:.2g}"), (right, f"{top:.2g}"))
     taken = -1
     for x, text in labels:
-        mask = lettering(text, px - 2)
+        mask = text_mask(text, px - 2)
         x = min(max(x - mask.width // 2, max(left, taken)), right - mask.width)
         if x >= taken:
             bar.paste((255, 255, 255), (x, px + px), mask)
@@ -129,13 +129,9 @@ def _legend(heat: Heat, report: Report, px: int) -> Image.Image:
 
 
 def _words(lines: list[str], px: int) -> Image.Image:
-    masks = [lettering(line, px) for line in lines]
-    size = (max(mask.width for mask in masks) + px, sum(mask.height for mask in masks) + px)
-    box = Image.new("RGB", size, _DARK)
-    y = px // 2
-    for mask in masks:
-        box.paste((255, 255, 255), (px // 2, y), mask)
-        y += mask.height
+    mask = lines_mask(lines, px)
+    box = Image.new("RGB", (mask.width + px, mask.height + px), _DARK)
+    box.paste((255, 255, 255), (px // 2, px // 2), mask)
     return box
 
 

@@ -7,10 +7,11 @@ from typing import Final
 
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from ..errors import ImageError
 from ..pictures.picture import Picture, picture_from_pil
+from .labels import lines_mask, wrapped
 
 MAX_WIDTH_PX: Final = 2112
 _MAX_CELL_PX: Final = 1044  # two such cells fill the width
@@ -97,28 +98,14 @@ def _checks(height: int, width: int) -> torch.Tensor:
 def _sheet(shown: Sequence[tuple[str, Image.Image]], columns: int, *, grey: bool) -> Image.Image:
     width, height = shown[0][1].size
     cell_width = max(width, _LEAST_CELL_PX)
-    font = ImageFont.load_default(size=max(16, min(28, cell_width // 24)))
-    labels = [_wrapped(label, font, cell_width) for label, _ in shown]
-    measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
-    label_height = max(int(measure.multiline_textbbox((0, 0), label, font=font)[3]) for label in labels)
+    px = max(16, min(28, cell_width // 24))
+    labels = [lines_mask(wrapped(label, px, cell_width) or [""], px) for label, _ in shown]
+    label_height = max(mask.height for mask in labels)
     step_x, step_y = cell_width + _GAP_PX, height + label_height + 2 * _GAP_PX
     lines = -(-len(shown) // columns)
     sheet = Image.new("RGB", (columns * step_x + _GAP_PX, lines * step_y + _GAP_PX), _BACKGROUND)
-    draw = ImageDraw.Draw(sheet)
-    for index, (label, (_, image)) in enumerate(zip(labels, shown, strict=True)):
+    for index, (mask, (_, image)) in enumerate(zip(labels, shown, strict=True)):
         x, y = _GAP_PX + index % columns * step_x, _GAP_PX + index // columns * step_y
-        draw.multiline_text((x, y), label, fill=(0, 0, 0), font=font)
+        sheet.paste((0, 0, 0), (x, y), mask)
         sheet.paste(image, (x, y + label_height + _GAP_PX))
     return sheet.convert("L") if grey else sheet
-
-
-def _wrapped(label: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """The label in lines of at most `width` pixels; a single word may be longer."""
-    lines: list[str] = []
-    for word in label.split():
-        longer = f"{lines[-1]} {word}" if lines else word
-        if lines and font.getlength(longer) <= width:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    return "\n".join(lines)

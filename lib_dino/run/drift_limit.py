@@ -117,13 +117,13 @@ def limit_note(limited: Limited, limit: float) -> str:
     over = sum(float(d.patches.max()) > limit for d in limited.before.values())
     if limited.over:
         return (
-            f"{len(limited.over)} of {len(limited.before)} tiles are over the bound of {limit:.3g} and could not be "
-            f"brought within it: even the enlarged source is over it there, or the mask forbids a change."
+            f"{len(limited.over)} of {len(limited.before)} tiles stay over the drift limit of {limit:.3g}: even the "
+            f"enlarged source is over it there, or the mask forbids a change."
         )
     if share == 0:
-        return f"Within the measured bound of {limit:.3g} everywhere; nothing had to be blended."
+        return f"Every tile is within the drift limit of {limit:.3g}; nothing was blended back."
     return (
-        f"Within the measured bound of {limit:.3g} everywhere: {over} of {len(limited.before)} tiles were over it, and "
+        f"Every tile is within the drift limit of {limit:.3g}: {over} of {len(limited.before)} were over it, and "
         f"{100 * share:.1f} % of the picture was blended back to the enlarged source for it."
     )
 

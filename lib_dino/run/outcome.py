@@ -105,12 +105,12 @@ def events(job: Prepared, finished: Finished) -> Iterator[str]:
         yield "Stopped before the last tile; the rest is the enlarged source."
     if sampled.redone:
         detects = job.meter is not None and job.meter.thresholds.alarm is not None
-        why = "drifted too far or looked invented" if detects else "drifted too far"
-        yield f"Redone because they {why}: {_tiles(sampled.redone)}."
+        why = "too much drift, or something that looks invented" if detects else "too much drift"
+        yield f"Sampled {_tiles(sampled.redone)} again: {why}."
     if job.reference.removed_rms:
-        yield f"Taken off the source first: noise or JPEG damage of {255 * job.reference.removed_rms:.1f}/255."
+        yield f"Cleaned the source first: removed {255 * job.reference.removed_rms:.1f}/255 of noise or JPEG damage."
     if sampled.skipped:
-        yield f"Left alone because nothing in them wants repainting: {_tiles(len(sampled.skipped))}."
+        yield f"Left {_tiles(len(sampled.skipped))} alone: the source is flat there."
     if finished.limited is not None:
         yield limit_note(finished.limited, job.settings.max_drift)
 

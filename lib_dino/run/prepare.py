@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..measure.calibration import load_calibration
 from ..measure.drift import Yardstick
-from ..measure.flat import is_flat
+from ..measure.regions import is_flat
 from ..networks.cleaner import Cleaner, clean_windowed, embedded_cleaner
 from ..networks.dinov2 import Dinov2
 from ..settings import Settings

@@ -10,15 +10,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from PIL import Image, PngImagePlugin
 
-from lib_dino.cli import doctor, doctor_host, doctor_local, doctor_visit
+from lib_dino.cli import doctor, doctor_webui
 from lib_dino.cli import parser as cli
 from lib_dino.cli import webui_client as webapi
 from lib_dino.errors import SettingsError
 from lib_dino.pictures.infotext import infotext
+from lib_dino.webui.model import model_files
 from lib_dino.webui.panel.arguments import Request, parse
 from lib_dino.webui_settings import TITLE, all_knobs
 
-CHECKS = [check.name for check in doctor_host.CHECKS]
+CHECKS = [check.name for check in doctor_webui.CHECKS]
 PASSWORD = "me:secret"
 
 
@@ -142,8 +143,8 @@ def served(webui, password=None):
 
 def findings(webui, **kwargs):
     with served(webui) as url:
-        visit = doctor_visit.Visit(webapi.WebUI(url, timeout=kwargs.pop("timeout", 10.0)), **kwargs)
-        return {finding.check: finding for finding in doctor.examine(doctor_host.CHECKS, visit)}
+        visit = doctor_webui.Visit(webapi.WebUI(url, timeout=kwargs.pop("timeout", 10.0)), **kwargs)
+        return {finding.check: finding for finding in doctor.examine(doctor_webui.CHECKS, visit)}
 
 
 def test_a_webui_in_order_passes_every_check():
@@ -171,7 +172,7 @@ def test_nothing_is_saved_downloaded_or_set():
         ("no checkpoint", "checkpoint", "models/Stable-diffusion"),
         ("no extension", "extension", "extensions folder"),
         ("half there", "extension", "restart"),
-        ("older", "arguments", "update both"),
+        ("older", "arguments", "same version"),
         ("broken", "normal generation", "console"),
         ("extension fails", "small upscale", "console"),
         ("other size", "small upscale", "console"),
@@ -315,12 +316,17 @@ def test_something_that_is_no_web_server_is_told_apart(capsys):
 def test_this_environment_passes_its_own_checks(capsys):
     code, said = run(capsys=capsys)
     assert code == 0, said.out
-    assert said.out.count("\n") == len(doctor_local.CHECKS) + 1
+    assert said.out.count("\n") == len(doctor.CHECKS) + 1
 
 
 def test_a_missing_package_is_named_with_what_to_do(monkeypatch):
-    monkeypatch.setattr(doctor_local, "NEEDED", ("torch", "no-such-package"))
-    found = {f.check: f for f in doctor.examine(doctor_local.CHECKS, doctor_local.Here())}
+    monkeypatch.setattr(doctor, "NEEDED", ("torch", "no-such-package"))
+    found = {f.check: f for f in doctor.examine(doctor.CHECKS, doctor.Here())}
     assert found["packages"].status == doctor.FAILED and "no-such-package" in found["packages"].detail
     assert "requirements.txt" in found["packages"].advice
     assert found["small upscale"].status == doctor.SKIPPED
+
+
+def test_the_doctors_names_are_those_of_the_webui_side():
+    names = (doctor_webui.DEFAULT_MODEL, doctor_webui.BUILT_IN_MODEL, doctor_webui.OPTION_MODEL)
+    assert names == (model_files.DEFAULT_MODEL, model_files.BUILT_IN_MODEL, model_files.OPTION_MODEL)

@@ -4,7 +4,7 @@ import json
 
 from client import SMALL
 
-from lib_dino.cli import doctor, doctor_host, doctor_visit
+from lib_dino.cli import doctor, doctor_webui
 from lib_dino.cli import webui_client as webapi
 
 KEYS = ("DINO drift", "DINO drift worst", "DINO drift over bound")
@@ -37,6 +37,6 @@ def test_a_wrong_wish_for_a_report_is_refused_by_name(host):
 
 
 def test_the_doctor_finds_nothing_wrong(host):
-    visit = doctor_visit.Visit(webapi.WebUI(host.address))
-    failed = [f for f in doctor.examine(doctor_host.CHECKS, visit) if f.status == doctor.FAILED]
+    visit = doctor_webui.Visit(webapi.WebUI(host.address))
+    failed = [f for f in doctor.examine(doctor_webui.CHECKS, visit) if f.status == doctor.FAILED]
     assert failed == []

@@ -9,7 +9,7 @@ from PIL import Image, ImageFont
 
 from lib_dino.report.crops import CROP_PX, worst_crops, worst_sheet
 from lib_dino.report.heatmap import MOST_PX, PLASMA, colour_of, figures_line, heatmap, overlay
-from lib_dino.report.labels import lettering
+from lib_dino.report.labels import text_mask
 from lib_dino.report.records import WorstPatch
 
 
@@ -117,7 +117,7 @@ def test_words_are_legible_with_old_and_new_pillow(old, monkeypatch):
 
     if old:
         monkeypatch.setattr(ImageFont, "load_default", load_default)
-    mask = lettering("bound 0.1 → ü", 24)
+    mask = text_mask("bound 0.1 → ü", 24)
     assert mask.mode == "L" and 15 <= mask.height <= 48
     ink = np.asarray(mask)
     assert 0.03 < (ink > 127).mean() < 0.6

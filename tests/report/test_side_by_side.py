@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 import torch
+from PIL import ImageFont
 from torch.testing import assert_close
 
 from lib_dino.errors import ImageError
@@ -29,6 +30,21 @@ def test_small_pictures_stand_in_one_row_at_full_size():
     assert [box[2:] for box in found] == [(60, 400)] * 4
     assert len({box[0] for box in found}) == 1
     assert [box[1] for box in found] == sorted(box[1] for box in found)
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_long_labels_are_wrapped_to_their_picture_with_old_and_new_pillow(old, monkeypatch):
+    bitmap = getattr(ImageFont, "load_default_imagefont", None)
+    if old and bitmap is None:
+        pytest.skip("this Pillow has no bitmap font to go back to")
+    if old:  # before 10.1 it takes no size
+        monkeypatch.setattr(ImageFont, "load_default", lambda *, imagefont=bitmap: imagefont())
+    pictures = [picture for _, picture in flat((60, 200), 0.4, 0.8)]
+    short, long = (side_by_side([(label, p) for p in pictures]) for label in ("arm", "one arm of several " * 3))
+    assert long.size[1] == short.size[1]
+    assert long.size[0] > short.size[0] + 10
+    ink = long.pixels[0, 1, : long.size[0] - 68, 208:216]  # the gap between the labels
+    assert (ink == 1).all()
 
 
 def test_pictures_too_wide_for_a_row_stand_in_two_columns():

@@ -67,7 +67,7 @@ def test_a_picture_within_the_bound_is_only_rounded(dino):
     held = scene.held(0.01)
     assert torch.equal(held.image, eight_bit(scene.image))
     assert held.share.max() == 0
-    assert "nothing had to be blended" in limit_note(held, 0.01)
+    assert "nothing was blended back" in limit_note(held, 0.01)
 
 
 def test_what_is_far_from_any_invention_stays_and_a_looser_bound_takes_less(dino):
@@ -92,7 +92,7 @@ def test_where_the_picture_may_not_change_a_tile_over_the_bound_is_reported(dino
     held = scene.held(0.05, mask=forbidden)
     assert torch.equal(held.image, eight_bit(scene.image))
     assert len(held.over) > 0
-    assert f"{len(held.over)} of {len(scene.tiles)} tiles are over the bound" in limit_note(held, 0.05)
+    assert f"{len(held.over)} of {len(scene.tiles)} tiles stay over the drift limit" in limit_note(held, 0.05)
 
 
 def test_where_even_the_picture_it_is_blended_with_drifts_the_plain_enlargement_takes_its_place(dino):
@@ -128,7 +128,7 @@ def test_a_run_reports_the_drift_within_the_bound_and_how_much_was_blended(dino,
     report = task.report()
     assert all(float(tile_drift(task.job, tile, task.image).patches.max()) <= 0.05 for tile in task.plan)
     assert all(tile.drift_first > tile.drift for tile in report.tiles)
-    assert any("Within the measured bound of 0.05 everywhere" in note for note in report.notes)
+    assert any("Every tile is within the drift limit of 0.05" in note for note in report.notes)
     assert max(tile.blended for tile in report.tiles) > 0.1
 
 

@@ -84,7 +84,7 @@ def test_an_invention_is_painted_again_and_the_other_tiles_stay_as_they_are(sour
     assert report.tiles[1].drift_first > 3 * report.tiles[1].drift
     assert [tile.seed for tile in report.tiles] == [1, 2, 1, 1]
     assert torch.equal(image[..., :, :72], plain[..., :, :72])
-    assert any("drifted too far: 1 tile." in note for note in report.notes)
+    assert any("Sampled 1 tile again" in note for note in report.notes)
 
 
 def test_only_the_failed_tiles_of_a_batch_are_redone(source, dino):
@@ -252,4 +252,4 @@ def test_a_run_repairs_by_the_thresholds_and_the_head_that_belong_to_its_network
     tiles = task.report(measures=False).tiles
     assert [each.tries for each in tiles] == [0, 0, 1, 0]
     assert [each.kept for each in tiles] == [0, 0, 1, 0]
-    assert "Redone because they drifted too far or looked invented: 1 tile." in task.events
+    assert "Sampled 1 tile again: too much drift, or something that looks invented." in task.events

@@ -1,5 +1,3 @@
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +9,6 @@ from lib_dino.measure.calibration import Thresholds, files_beside, load_calibrat
 from lib_dino.measure.drift import Yardstick
 from lib_dino.networks.edit_detector import HeadShape, save_head
 from lib_dino.tiling.resample import resize, tile_operators
-
-sys.path.append(str(Path(__file__).parents[2] / "training"))
 
 
 @pytest.fixture
@@ -27,7 +23,7 @@ def whole(source, factor=2):
 
 @pytest.mark.parametrize("tokens", [True, False])
 def test_calibrating_end_to_end_on_any_network_and_pictures(tmp_path, monkeypatch, tokens):
-    import calibrate
+    from training import calibrate
 
     dino = tiny_network(tmp_path / "net", depth=2)
     rng = np.random.default_rng(0)
@@ -53,7 +49,7 @@ def test_calibrating_end_to_end_on_any_network_and_pictures(tmp_path, monkeypatc
 
 
 def test_calibration_refuses_an_empty_folder(tmp_path, capsys):
-    import calibrate
+    from training import calibrate
 
     with pytest.raises(SystemExit):
         calibrate.main(["--photos", str(tmp_path)])
@@ -79,8 +75,8 @@ def test_a_run_reports_suspicion_or_says_that_thresholds_are_defaults(dino, gene
 
 
 def test_a_kind_left_out_is_kept_from_the_head_that_is_judged_on_it(monkeypatch, generator):
-    import leave_out
-    from calibrate import Inputs
+    from training import leave_out
+    from training.calibrate import Inputs
 
     kinds = ["honest", "object", "letters", "object"]
     change = torch.tensor([0.0, 4.0, 4.0, 4.0])[:, None, None].expand(4, 2, 2)

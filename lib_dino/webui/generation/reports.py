@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import DinoError
-from ...pictures.files import new_file
 from ...report.records import drift_figures
+from ...report.write import page_beside, write_report
 from ...settings import INFOTEXT_PICTURE_KEY
 
 if TYPE_CHECKING:
@@ -64,20 +63,12 @@ class Reports:
 
 def _save(image: Image, result: Result) -> None:
     """Write NAME.json and NAME_report.html beside the saved picture; nothing where the host saved none."""
-    from ...report.page import html_report
-
-    saved = getattr(image, "already_saved_as", None)
-    if not saved:
-        return
-    path = Path(saved)
-    page = html_report(path.name, result.source or result.picture, result.picture, result.heats, result.report)
-    texts = {
-        path.with_suffix(".json"): json.dumps(result.report.to_dict(), indent=2) + "\n",
-        path.with_name(f"{path.stem}_report.html"): page,
-    }
-    for target, text in texts.items():
-        with new_file(target, force=True) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+    if saved := getattr(image, "already_saved_as", None):
+        figures = Path(saved).with_suffix(".json")
+        write_report(
+            result.report, result.heats, result.source or result.picture, result.picture, name=Path(saved).name,
+            figures=figures, page=page_beside(figures), force=True,
+        )  # fmt: skip
 
 
 def _show(processed: Any, index: int, result: Result) -> None:

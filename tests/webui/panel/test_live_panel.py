@@ -66,8 +66,8 @@ def fill(page, name, value):
 
 def choose(page, mode):
     page.run("""
-        const ways = [...document.querySelectorAll('#dino_upscale_resize input')];
-        ways.find((input) => input.value === arguments[0]).click();
+        const inputs = [...document.querySelectorAll('#dino_upscale_resize input')];
+        inputs.find((i) => i.value === arguments[0]).click();
     """, mode)  # fmt: skip
 
 
