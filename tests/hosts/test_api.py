@@ -7,7 +7,7 @@ import pytest
 from client import SMALL, TITLE, encoded, picture
 from PIL import Image, ImageChops, ImageStat
 
-from lib_dino.webui.panel.arguments import FIELDS
+from lib_dino.webui_settings import FIELDS
 
 
 def positional(**named):
