@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lib_dino.measure.calibration import load_calibration
-from lib_dino.measure.drift import Yardstick
+from lib_dino.measure.drift import DriftMeter
 from lib_dino.networks.dinov2 import load_dinov2
 from lib_dino.sampling.pixel_model import PixelTileModel
 from lib_dino.sampling.tile_model import TileModel
@@ -224,12 +224,12 @@ def dino_maps(folder: str | None) -> Callable[[Case], dict[str, Tensor]]:
     def run(case: Case) -> dict[str, Tensor]:
         size, small = ((x.shape[-2], x.shape[-1]) for x in (case.result, case.source))
         operators = tile_operators(small, size, slice(0, size[0]), slice(0, size[1]))
-        found = Yardstick(dino, case.source, plain=plain_of(case), calibration=known).tile(
+        found = DriftMeter(dino, case.source, plain=plain_of(case), calibration=known).tile(
             case.result, operators, detail=True
         )
         maps = {"drift": on_patches(found.patches[None, None], case)}
-        if found.suspicion is not None:
-            maps["suspicion"] = found.suspicion
+        if found.edit_map is not None:
+            maps["suspicion"] = found.edit_map
         return maps
 
     return run

@@ -27,7 +27,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lib_dino.measure.drift import Yardstick
+from lib_dino.measure.drift import DriftMeter
 from lib_dino.measure.quality import psnr
 from lib_dino.tiling.resample import resize, tile_operators
 from training.evaluate_denoiser import high, tensor
@@ -235,7 +235,7 @@ class Bench:
             "SSIM": float(structural_similarity(b, a, channel_axis=2, data_range=1.0)),
             "HF": float((high(a) ** 2).mean() / (high(b) ** 2).mean()),
             "LR": float(psnr(resize(result, size).clamp(0, 1), small)),
-            "drift": Yardstick(self.lab.nets[True], small, plain=plain).tile(result, operators).mean,
+            "drift": DriftMeter(self.lab.nets[True], small, plain=plain).tile(result, operators).mean,
             **{name: feature_distance(judge, result, truth) for name, judge in self.judges.items()},
         }
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from lib_dino.adapter.injection import Adapter, ImageTokens, Injection
 from lib_dino.adapter.load import load_adapter
 from lib_dino.adapter.projectors import PLACE_DIM
-from lib_dino.measure.drift import Target, Yardstick
+from lib_dino.measure.drift import DriftMeter, Target
 from lib_dino.networks.dinov2 import Dinov2, load_dinov2
 from lib_dino.pictures.picture import picture_from_pil
 from lib_dino.run.drift_limit import eight_bit
@@ -159,7 +159,7 @@ class Planting(Wrapped):
         return self.inner.render(batch, correct, on_step)
 
 
-class FalseTarget(Yardstick):
+class FalseTarget(DriftMeter):
     """Measures as ever, but tells guidance a wrong target.
 
     Args:

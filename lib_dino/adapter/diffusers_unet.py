@@ -26,7 +26,7 @@ def shapes(unet: nn.Module) -> list[tuple[int, int]]:
 
 
 def check_fits(adapter: Adapter, shapes: Sequence[tuple[int, int]], *, base: str, model: str) -> None:
-    """Nothing, when `adapter` was made for a UNet whose cross-attention layers have these shapes.
+    """Check that `adapter` was made for a UNet whose cross-attention layers have these shapes.
 
     Args:
         shapes: (channels, width of the text's tokens) of each layer, in diffusers' order.
@@ -36,16 +36,16 @@ def check_fits(adapter: Adapter, shapes: Sequence[tuple[int, int]], *, base: str
     Raises:
         AdapterError: it was made for another.
     """
-    wanted, found = adapter.channels, [channels for channels, _ in shapes]
+    own, given = adapter.channels, [channels for channels, _ in shapes]
     if adapter.info.base != base:
         raise AdapterError(
             f"The adapter {adapter.name} was made for {adapter.info.base}; {model} is {base}. Load a checkpoint of "
             f"that kind, take an adapter for this one, or set adapter strength to 0."
         )
-    if wanted != found:
+    if own != given:
         raise AdapterError(
-            f"The adapter {adapter.name} was made for a UNet with {len(wanted)} "
-            f"cross-attention layers of {_short(wanted)} channels; {model} has {len(found)} of {_short(found)}. Load a "
+            f"The adapter {adapter.name} was made for a UNet with {len(own)} "
+            f"cross-attention layers of {_short(own)} channels; {model} has {len(given)} of {_short(given)}. Load a "
             f"checkpoint of that base, or take an adapter for this one."
         )
     width = CROSS_DIM.get(adapter.info.base)
@@ -97,5 +97,5 @@ class _Decoupled:
     def __call__(self, attention: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         out: Tensor = self.inner(attention, hidden_states, *args, **kwargs)
         query = attention.to_q(hidden_states)
-        seen = self.injection.seen(self.number, query, attention.heads, cells=self.size[0])
-        return out + F.linear(seen, attention.to_out[0].weight.to(seen))
+        added = self.injection.seen(self.number, query, attention.heads, cells=self.size[0])
+        return out + F.linear(added, attention.to_out[0].weight.to(added))

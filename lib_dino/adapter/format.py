@@ -108,16 +108,16 @@ class AdapterInfo:
         return cls(encoder, print_, tuple(map(int, layer.split("+"))), least, most, base)
 
     def check_encoder(self, dino: Dinov2, *, name: str) -> None:
-        """Nothing, when `dino` is the network this adapter was trained with.
+        """Check that `dino` is the network this adapter was trained with.
 
         Raises:
             AdapterError: it is another one.
         """
-        found = fingerprint(dino)
-        if found != self.fingerprint:
+        loaded = fingerprint(dino)
+        if loaded != self.fingerprint:
             raise AdapterError(
                 f"{name} was trained with the features of {self.encoder} ({self.fingerprint}); the loaded feature "
-                f"model is {dino.name} ({found}, {dino.dim} wide, {dino.depth} blocks). Load that network as the "
+                f"model is {dino.name} ({loaded}, {dino.dim} wide, {dino.depth} blocks). Load that network as the "
                 f"feature model, or take an adapter trained with this one."
             )
         if max(self.layers) > dino.depth:

@@ -187,7 +187,7 @@ class ImageTokens:
 
 
 def level(count: int, cells: tuple[int, int]) -> tuple[int, tuple[int, int]]:
-    """How often an input of `cells` was halved to leave `count` of them, and its size then.
+    """Number of halvings that leave `count` cells of an input of `cells`, and its size then.
 
     Raises:
         AdapterError: no halving does, as when an extension merges tokens.

@@ -77,8 +77,8 @@ def from_tensors(info: AdapterInfo, tensors: Mapping[str, Tensor], *, name: str,
     Raises:
         AdapterError: a tensor is missing, too many, or of a shape that does not fit the others or the metadata.
     """
-    held = {key.removeprefix("image_proj."): t for key, t in tensors.items() if key.startswith("image_proj.")}
-    projector = read_projector(held, dim=dim, name=name)
+    parts = {key.removeprefix("image_proj."): t for key, t in tensors.items() if key.startswith("image_proj.")}
+    projector = read_projector(parts, dim=dim, name=name)
     layers = _read_layers({k: t for k, t in tensors.items() if not k.startswith("image_proj.")}, name)
     adapter = Adapter(info, projector, layers, name=name).eval().requires_grad_(False)
     if dim is not None:
@@ -98,25 +98,25 @@ def _check_width(adapter: Adapter, projector: PatchTokens, dim: int) -> None:
 def _read_layers(tensors: Mapping[str, Tensor], name: str) -> list[Layer]:
     parts = ("to_k_ip", "to_v_ip", "to_q_ip")
     count = len(tensors) // len(parts)
-    wanted = [f"ip_adapter.{2 * i + 1}.{part}.weight" for i in range(count) for part in parts]
-    if count == 0 or sorted(wanted) != sorted(tensors):
-        odd = sorted(set(tensors) ^ set(wanted), key=lambda key: [int(n) for n in re.findall(r"\d+", key)])
+    expected = [f"ip_adapter.{2 * i + 1}.{part}.weight" for i in range(count) for part in parts]
+    if count == 0 or sorted(expected) != sorted(tensors):
+        odd = sorted(set(tensors) ^ set(expected), key=lambda key: [int(n) for n in re.findall(r"\d+", key)])
         raise AdapterError(
             f"{name} must hold {', '.join(parts)} for the odd processors 1, 3, 5 and so on without a gap; "
             f"`{odd[0] if odd else 'ip_adapter.1'}` is missing or too many. Get the file again."
         )
     layers = []
     for i in range(count):
-        held = {part: tensors[f"ip_adapter.{2 * i + 1}.{part}.weight"] for part in parts}
-        shape = held["to_k_ip"].shape
-        fits = len(shape) == 2 and held["to_v_ip"].shape == shape
-        if not fits or held["to_q_ip"].shape != (shape[0], shape[0] + PLACE_DIM):
-            shapes = ", ".join(f"{part} {tuple(tensor.shape)}" for part, tensor in held.items())
+        matrices = {part: tensors[f"ip_adapter.{2 * i + 1}.{part}.weight"] for part in parts}
+        shape = matrices["to_k_ip"].shape
+        fits = len(shape) == 2 and matrices["to_v_ip"].shape == shape
+        if not fits or matrices["to_q_ip"].shape != (shape[0], shape[0] + PLACE_DIM):
+            shapes = ", ".join(f"{part} {tuple(tensor.shape)}" for part, tensor in matrices.items())
             raise AdapterError(
                 f"{name}: layer {2 * i + 1} must hold (channels, width) matrices; it has {shapes}. Get the file again."
             )
         layer = Layer(shape[0], shape[1])
-        layer.load_state_dict({f"{part}.weight": tensor for part, tensor in held.items()})
+        layer.load_state_dict({f"{part}.weight": tensor for part, tensor in matrices.items()})
         layers.append(layer)
     if len({layer.to_k_ip.in_features for layer in layers}) > 1:
         raise AdapterError(f"{name}: all layers must take tokens of one width. Get the file again.")

@@ -1,4 +1,4 @@
-"""What the command line does with pictures, one after the other.
+"""The command line's work on pictures, one after the other.
 
 Loads without torch: the core is imported when the first picture is touched.
 """
@@ -29,7 +29,7 @@ _BAR: Final = "{desc}: {percentage:3.0f}%|{bar}|{postfix}, {elapsed} gone, {rema
 
 @dataclass(frozen=True)
 class Options:
-    """How to carry out the jobs.
+    """Options of all jobs.
 
     Attributes:
         settings: the same for every picture.
@@ -113,7 +113,7 @@ def save_arms(arms: dict[str, Result], job: Job, *, force: bool) -> None:
 
 @contextlib.contextmanager
 def progress_bar(name: str, *, quiet: bool) -> Iterator[Callable[[Progress], None]]:
-    """Where a run reports to: a bar on a terminal, else nowhere."""
+    """A bar on a terminal that a run's progress moves; elsewhere it shows nothing."""
     hidden = quiet or not sys.stderr.isatty()
     with tqdm(desc=name, total=1, bar_format=_BAR, leave=False, disable=hidden) as bar:
 

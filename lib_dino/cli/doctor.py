@@ -47,7 +47,7 @@ class Finding:
     advice: str = ""
 
     def lines(self) -> list[str]:
-        """As printed."""
+        """One or two lines to print."""
         first = f"{self.status:8} {self.check:{_CHECK_WIDTH}} {self.detail}"
         return [first, f"{'':8} {'':{_CHECK_WIDTH}} -> {self.advice}"] if self.advice else [first]
 

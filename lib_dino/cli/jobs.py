@@ -38,7 +38,7 @@ class Job:
 
     @property
     def measures(self) -> bool:
-        """Whether drift is asked for."""
+        """True when drift is asked for."""
         return self.report is not None or self.map is not None
 
 
@@ -50,7 +50,7 @@ def find_pictures(inputs: Sequence[str]) -> list[Path]:
     Raises:
         UsageError: a folder or a pattern gives nothing.
     """
-    found: dict[str, Path] = {}
+    pictures: dict[str, Path] = {}
     for text in inputs:
         if os.path.isdir(text):
             paths = sorted(p for p in Path(text).iterdir() if p.suffix.lower() in READABLE and p.is_file())
@@ -61,12 +61,12 @@ def find_pictures(inputs: Sequence[str]) -> list[Path]:
         if not paths:
             raise UsageError(f"There is no picture in {text}. Name files, folders or patterns.")
         for path in paths:
-            found.setdefault(os.path.realpath(path), path)
-    return list(found.values())
+            pictures.setdefault(os.path.realpath(path), path)
+    return list(pictures.values())
 
 
 def size_suffix(settings: Settings) -> str:
-    """What a result's name gets, told apart by the size that was asked for.
+    """Suffix of a result's name, by the size that was asked for.
 
     >>> size_suffix(Settings(scale_factor=1.5)), size_suffix(Settings(width=800))
     ('_x1.5', '_w800')

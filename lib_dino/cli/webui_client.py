@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 QUICK_S: Final = 20.0
-"""How long a question that needs no work may take, seconds."""
+"""Longest wait for the answer to a question that needs no work, seconds."""
 CONSOLE: Final = "The console of the WebUI says more."
 
 
@@ -40,7 +40,7 @@ class Unanswered(DinoError):  # noqa: N818 - what happened, not whose fault
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back.
+    """A reply over HTTP.
 
     Attributes:
         status: of HTTP.

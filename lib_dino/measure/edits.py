@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..networks.dinov2 import Dinov2
 from ..networks.dinov2_weights import PATCH_PX
-from ..networks.edit_detector import DetailHead
+from ..networks.edit_detector import EditDetector
 from ..tiling.padding import pad_symmetric
 from ..tiling.resample import TileOperators
 from .features import normalised
@@ -20,7 +20,7 @@ WINDOW: Final = 20
 
 
 def detail_logits(
-    dino: Dinov2, head: DetailHead, made: Tensor, plain: Tensor, source: Tensor, operators: TileOperators,
+    dino: Dinov2, head: EditDetector, made: Tensor, plain: Tensor, source: Tensor, operators: TileOperators,
     over: Tensor, weight: Tensor,
 ) -> tuple[Tensor, tuple[int, int]]:
     """Logits of the expected-detail head for the part of a tile that its source pixels cover.
@@ -49,12 +49,12 @@ def detail_logits(
     drift, trust = (F.interpolate(v[:, None], size=grid, mode="bilinear")[:, 0] for v in (over, weight))
     tokens = tokens_at(dino, torch.cat([given, reference]), head.shape.layers) if head.shape.tokens else None
     one, two = (None, None) if tokens is None else tokens.split(1)
-    seen = seen_channels(drift, trust, residual)
-    return head(pixel_channels(given, reference, residual), one, two, seen), size
+    coarse = seen_channels(drift, trust, residual)
+    return head(pixel_channels(given, reference, residual), one, two, coarse), size
 
 
 def pixel_channels(made: Tensor, plain: Tensor, residual: Tensor) -> Tensor:
-    """What the head sees of the pixels, (B, PIXELS, H, W): luma, and what was added in luma and in colour.
+    """The head's input from the pixels, (B, PIXELS, H, W): luma, and what was added in luma and in colour.
 
     Args:
         made, plain: result and plain enlargement, (B, 3, H, W) in [0, 1].
@@ -68,7 +68,7 @@ def pixel_channels(made: Tensor, plain: Tensor, residual: Tensor) -> Tensor:
 
 
 def seen_channels(drift: Tensor, weight: Tensor, residual: Tensor) -> Tensor:
-    """What downscaling sees, on the result's patch grid: (B, SEEN, gh, gw).
+    """The head's input from the source's scale, on the result's patch grid: (B, SEEN, gh, gw).
 
     Args:
         drift: weighted patch drift above the floor, (B, gh, gw).
@@ -91,12 +91,12 @@ def tokens_at(dino: Dinov2, image: Tensor, layers: tuple[int, ...], *, window: i
         for left, width in _windows(cols, window):
             part = image[..., top * PATCH_PX : (top + height) * PATCH_PX, left * PATCH_PX : (left + width) * PATCH_PX]
             given = normalised(dino, part.to(dino.positions.device), (height, width))
-            found = torch.cat(dino.layer_tokens(given, layers), 1).float().to(image.device)
+            tokens = torch.cat(dino.layer_tokens(given, layers), 1).float().to(image.device)
             if (height, width) == (rows, cols):
-                return found
+                return tokens
             if out is None:
-                out = found.new_zeros(*found.shape[:2], rows, cols)
-            out = _set(out, found, top, left)
+                out = tokens.new_zeros(*tokens.shape[:2], rows, cols)
+            out = _set(out, tokens, top, left)
     assert out is not None, "a picture has at least one window"
     return out
 

@@ -18,7 +18,7 @@ from ..tiling.resample import resize
 LEAST_PX: Final = 224
 MOST_PX: Final = 518
 OUTLIER_SPREADS: Final = 8.0
-"""How many median deviations above the median a token counts as an outlier."""
+"""Median deviations above the median from which on a token is an outlier."""
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as DINOv2 was trained
 
 
@@ -37,7 +37,7 @@ def grid_size(height: int, width: int, *, least_px: int = LEAST_PX, most_px: int
 def feature_grid(
     dino: Dinov2, image: Tensor, *, grid: tuple[int, int] | None = None, layer: int | None = None
 ) -> Tensor:
-    """What DINOv2 sees at each patch, (B, D, gh, gw), on the picture's device.
+    """DINOv2 features of a picture's patches, (B, D, gh, gw), on the picture's device.
 
     Args:
         image: (B, 3, H, W), RGB, [0, 1], any size and float dtype.
@@ -46,8 +46,8 @@ def feature_grid(
     """
     if image.ndim != 4 or image.shape[1] != 3:
         raise ValueError(f"feature_grid takes images as (B, 3, H, W); got {tuple(image.shape)}.")
-    seen = normalised(dino, image, grid or grid_size(image.shape[2], image.shape[3]))
-    return dino.layer_tokens(seen, [layer or dino.depth])[0]
+    given = normalised(dino, image, grid or grid_size(image.shape[2], image.shape[3]))
+    return dino.layer_tokens(given, [layer or dino.depth])[0]
 
 
 def normalised(dino: Dinov2, image: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -89,7 +89,7 @@ def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
 
 
 def confidence(centred: Tensor, spread: Tensor | float | None = None) -> Tensor:
-    """How much each patch of a centred grid says, (B, gh, gw), 0 to 1: a flat sky has no direction to compare.
+    """Confidence of each patch of a centred grid, (B, gh, gw), 0 to 1: a flat sky has no direction to compare.
 
     Args:
         spread: mean squared norm of centred features that counts as normal; None takes the grid's own. A patch of
@@ -98,9 +98,3 @@ def confidence(centred: Tensor, spread: Tensor | float | None = None) -> Tensor:
     energy = centred.square().sum(1)
     usual = energy.mean((-2, -1), keepdim=True) if spread is None else spread
     return energy / (energy + 0.25 * usual + 1e-12)
-
-
-def to_map(grid: Tensor, size: tuple[int, int]) -> Tensor:
-    """A grid (B, C, gh, gw) spread over (height, width) `size` pixels, (B, C, H, W): bilinear, half-pixel centres."""
-    spread_out: Tensor = F.interpolate(grid, size=size, mode="bilinear", align_corners=False)
-    return spread_out

@@ -42,7 +42,7 @@ def detail_ratio(image: Tensor, reference: Tensor) -> float:
 
 
 def seam_ratios(image: Tensor, lines: Sequence[int], *, beside_px: int = 12) -> list[float]:
-    """How much the picture steps across horizontal lines, relative to the lines beside them.
+    """Steps of the picture across horizontal lines, relative to the lines beside them.
 
     Args:
         image: (1, 3, H, W).
@@ -54,12 +54,12 @@ def seam_ratios(image: Tensor, lines: Sequence[int], *, beside_px: int = 12) -> 
         row `line`, divided by the mean of those beside it; 1 is no seam, also where nothing steps at all.
     """
     steps = (image[..., 1:, :].double() - image[..., :-1, :].double()).abs().mean((0, 1, 3))
-    found = []
+    ratios = []
     for line in lines:
         here = line - 1
         low, high = here - beside_px, here + beside_px + 1
         if low < 0 or high > len(steps):
             continue
         beside = torch.cat([steps[low : here - 1], steps[here + 2 : high]]).mean()
-        found.append(float(steps[here] / beside) if beside > 1e-9 else 1.0 + float(steps[here]))
-    return found
+        ratios.append(float(steps[here] / beside) if beside > 1e-9 else 1.0 + float(steps[here]))
+    return ratios

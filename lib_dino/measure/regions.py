@@ -1,4 +1,4 @@
-"""Where a picture's subject is, as its DINOv2 features tell: what stands out from what lies along the borders."""
+"""Regions of a picture: its subject, as DINOv2 features tell it from the borders, and what is flat."""
 
 from __future__ import annotations
 
@@ -15,12 +15,21 @@ LEAST_SHARE: Final = 0.05
 """A tile with less of the subject than this does not show it."""
 
 _UNDECIDED: Final = 0.25
-"""How far from one half a part's share of the border must be to decide by it."""
+"""Least distance from one half at which a part's share of the border decides."""
 
 _FINE: Final = 512
 
 _CERTAIN: Final = 0.15
 """Least share of the features' variance along their first direction for a picture to have a subject at all."""
+
+FLAT: Final = 4 / 255
+"""Largest root mean square of a block's high frequencies that counts as flat; measured in docs/constants.md."""
+
+BLOCK_PX: Final = 8
+"""A block of the source: a single small thing in a wide sky must show."""
+
+ALIKE: Final = 0.5
+"""Largest part of the features' energy in which the patches of a flat tile differ; measured in docs/constants.md."""
 
 
 def subject_map(grid: Tensor, source: Tensor) -> Tensor:
@@ -49,7 +58,7 @@ def subject_map(grid: Tensor, source: Tensor) -> Tensor:
 
 
 class Subject:
-    """Where the subject of one picture is.
+    """Place of one picture's subject.
 
     Args:
         grid: features of the whole source, (1, D, gh, gw).
@@ -70,5 +79,27 @@ class Subject:
         return float(fine[top:bottom, left:right].mean())
 
     def shown(self, tile: Tile) -> bool:
-        """Whether a tile shows the subject."""
+        """True when a tile shows the subject."""
         return self.share(tile) >= LEAST_SHARE
+
+
+def busiest(region: Tensor) -> float:
+    """The largest root mean square of high frequencies in any block of a region of the source, (1, 3, h, w)."""
+    energy = high_frequencies(region).square()
+    block = min(BLOCK_PX, *energy.shape[-2:])
+    return float(F.avg_pool2d(energy, block, stride=max(1, block // 2)).max().sqrt())
+
+
+def is_flat(region: Tensor, features: Tensor) -> bool:
+    """Decide if a region of the source is flat, in detail and in features.
+
+    Noise is detail: a noisy sky is not flat.
+
+    Args:
+        region: (1, 3, h, w) in [0, 1].
+        features: (1, D, gh, gw) of it.
+    """
+    if busiest(region) > FLAT:
+        return False
+    own = features - features.mean((-2, -1), keepdim=True)
+    return float(own.square().mean()) <= ALIKE * float(features.square().mean())

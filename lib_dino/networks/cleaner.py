@@ -41,7 +41,7 @@ class Cleaner(nn.Module):
         nn.init.zeros_(self.last.weight)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """What a picture, (B, 3, H, W) in [0, 1] with even sides, was.
+        """Estimate the clean picture of one, (B, 3, H, W) in [0, 1] with even sides.
 
         Returns:
             The clean picture, (B, 3, H, W), and log odds of damage, (B, 1, H, W), which mean something when averaged
@@ -50,8 +50,8 @@ class Cleaner(nn.Module):
         x = self.first(F.pixel_unshuffle(2 * image - 1, 2))
         for block in self.body:
             x = x + block(x)
-        found = F.pixel_shuffle(self.last(F.relu(x)), 2)
-        return image + found[:, :3] / 8, found[:, 3:]
+        answer = F.pixel_shuffle(self.last(F.relu(x)), 2)
+        return image + answer[:, :3] / 8, answer[:, 3:]
 
 
 def load_cleaner(path: Path | None = None) -> Cleaner:

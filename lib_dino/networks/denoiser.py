@@ -118,8 +118,8 @@ class OneToken:
         self, attention: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, *_: object, **__: object
     ) -> Tensor:
         """(B, N, C) to (B, N, C), exactly what softmax over one token gives."""
-        seen: Tensor = attention.to_out[0](attention.to_v(encoder_hidden_states))
-        return seen.expand(-1, hidden_states.shape[1], -1)
+        value: Tensor = attention.to_out[0](attention.to_v(encoder_hidden_states))
+        return value.expand(-1, hidden_states.shape[1], -1)
 
 
 def multiple_px(unet: Any) -> int:

@@ -1,9 +1,9 @@
 """DINOv2 from one weights file, on blocks from `transformers` or from `timm`.
 
 The transformer blocks are a library's; patch embedding, positions, registers and the final norm are applied here,
-so both libraries get the very same tokens. They would place position embeddings differently (cosine 0.94 to 0.99
-away from the native size): here they are resized bicubically to the exact patch grid, with antialiasing, as the
-original does for its models with registers, and for models without them too.
+so both libraries get the very same tokens. They would place position embeddings differently away from the native size
+(docs/constants.md): here they are resized bicubically to the exact patch grid, with antialiasing, as the original does
+for its models with registers, and for models without them too.
 """
 
 from __future__ import annotations
@@ -49,17 +49,17 @@ class Dinov2(nn.Module):
 
     def __init__(self, weights: Weights, blocks: nn.ModuleList, *, name: str, backend: str) -> None:
         super().__init__()
-        held = weights.tensors
+        tensors = weights.tensors
         self.name, self.backend = name, backend
         self.dim, self.depth = weights.dim, weights.depth
-        self.registers = held["registers"].shape[1] if "registers" in held else 0
+        self.registers = tensors["registers"].shape[1] if "registers" in tensors else 0
         self.patch = nn.Conv2d(3, self.dim, PATCH_PX, PATCH_PX)
-        self.patch.load_state_dict({key: held[f"patch.{key}"] for key in ("weight", "bias")})
+        self.patch.load_state_dict({key: tensors[f"patch.{key}"] for key in ("weight", "bias")})
         self.blocks = blocks
         self.norm = nn.LayerNorm(self.dim, eps=NORM_EPS)
-        self.norm.load_state_dict({key: held[f"norm.{key}"] for key in ("weight", "bias")})
-        self.first = nn.Parameter(torch.cat([held["cls"], *([held["registers"]] if self.registers else [])], 1))
-        self.positions = nn.Parameter(held["positions"])
+        self.norm.load_state_dict({key: tensors[f"norm.{key}"] for key in ("weight", "bias")})
+        self.first = nn.Parameter(torch.cat([tensors["cls"], *([tensors["registers"]] if self.registers else [])], 1))
+        self.positions = nn.Parameter(tensors["positions"])
         self.eval().requires_grad_(False)
 
     def patch_tokens(self, image: Tensor) -> Tensor:
@@ -70,8 +70,8 @@ class Dinov2(nn.Module):
         """Patch grids after so many blocks, 1 to `depth`, each through the final norm."""
         if not all(1 <= layer <= self.depth for layer in layers):
             raise ValueError(f"layers counts blocks from 1 to {self.depth}; got {list(layers)}.")
-        found = self._run(image, set(layers))
-        return [self._grid(self._normed(found[n]), image) for n in layers]
+        tokens = self._run(image, set(layers))
+        return [self._grid(self._normed(tokens[n]), image) for n in layers]
 
     def tokens_and_norms(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """`patch_tokens`, and how long each token is before the final norm, (B, H / 14, W / 14)."""
@@ -97,13 +97,13 @@ class Dinov2(nn.Module):
             patches = self.patch(image.to(self.patch.weight.dtype))
             tokens = (patches + position_grid(self.positions, patches.shape[2:])).flatten(2).transpose(1, 2)
             tokens = torch.cat([self.first.expand(len(tokens), -1, -1), tokens], 1)
-            found = {}
+            outputs = {}
             for number, block in enumerate(list(self.blocks)[: max(layers, default=0)], start=1):
                 tokens = block(tokens)
                 tokens = tokens[0] if isinstance(tokens, tuple) else tokens  # older transformers
                 if number in layers:
-                    found[number] = tokens
-            return found
+                    outputs[number] = tokens
+            return outputs
 
 
 def _exact(like: Tensor) -> AbstractContextManager[Any]:

@@ -47,7 +47,7 @@ _SPELLING: Final = (
 
 @dataclass(frozen=True)
 class Weights:
-    """What a file holds, under one set of names: packed tensors taken apart, the class position added to `cls`."""
+    """A file's tensors under one set of names: packed tensors taken apart, the class position added to `cls`."""
 
     tensors: dict[str, Tensor]
     heads: int
@@ -64,7 +64,7 @@ class Weights:
 
     @property
     def gated(self) -> bool:
-        """Whether the MLPs are SwiGLU."""
+        """True when the MLPs are SwiGLU."""
         return "blocks.0.mlp.gate.weight" in self.tensors
 
     @property
@@ -149,9 +149,9 @@ def parts(name: str, gated: bool) -> list[str]:
 
 
 def _gated(shapes: dict[str, torch.Size]) -> bool:
-    """Whether the network's MLP is SwiGLU: two projections in for the width of one out."""
-    found = {parts(name, False)[0]: shape for name, shape in shapes.items() if "mlp" in name and "weight" in name}
-    first, last = found.get("blocks.0.mlp.fc1.weight"), found.get("blocks.0.mlp.fc2.weight")
+    """True when the network's MLP is SwiGLU: two projections in for the width of one out."""
+    shapes_of = {parts(name, False)[0]: shape for name, shape in shapes.items() if "mlp" in name and "weight" in name}
+    first, last = shapes_of.get("blocks.0.mlp.fc1.weight"), shapes_of.get("blocks.0.mlp.fc2.weight")
     return first is None or last is None or first[0] == 2 * last[1]
 
 
@@ -172,9 +172,9 @@ def _check(tensors: dict[str, Tensor], path: Path, count: int) -> None:
     block = [f"{part}.{kind}" for part in ("norm1", "attn.query", "attn.value", "attn.proj", "norm2", "mlp.fc2")
              for kind in ("weight", "bias")]
     depth = 1 + max((int(n.split(".")[1]) for n in tensors if re.match(r"blocks\.\d+\.", n)), default=0)
-    wanted = ["cls", "positions", "patch.weight", "patch.bias", "norm.weight", "norm.bias"]
-    wanted += [f"blocks.{n}.{name}" for n in range(depth) for name in [*block, "ls1.gamma", "ls2.gamma"]]
-    missing = [name for name in wanted if name not in tensors]
+    expected = ["cls", "positions", "patch.weight", "patch.bias", "norm.weight", "norm.bias"]
+    expected += [f"blocks.{n}.{name}" for n in range(depth) for name in [*block, "ls1.gamma", "ls2.gamma"]]
+    missing = [name for name in expected if name not in tensors]
     if missing:
         more = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
         raise ModelError(

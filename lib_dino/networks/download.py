@@ -60,9 +60,9 @@ def fetch(
         target.parent.mkdir(parents=True, exist_ok=True)
         with _alone(target, lambda: told(_size(part), 0)):
             if not target.is_file():  # else another process was faster
-                wanted = sha256 or _stated_checksum(url)
+                checksum = sha256 or _stated_checksum(url)
                 _complete(url, part, told, pause_s)
-                _accept(part, wanted, check)
+                _accept(part, checksum, check)
                 os.replace(part, target)
     except OSError as error:
         raise ModelError(_disk_words(error, target)) from error
@@ -91,7 +91,7 @@ def _alone(target: Path, waiting: Callable[[], None]) -> Iterator[None]:
 
 
 def _accept(part: Path, sha256: str | None, check: Callable[[Path], Any] | None) -> None:
-    """Nothing if the part is what was wanted; else it is removed."""
+    """Check the finished part, and remove it where it is not the file asked for."""
     try:
         if sha256 is not None and (found := _sha256(part)) != sha256.lower():
             raise ModelError(f"its SHA-256 is {found}, it should be {sha256}; what came was removed")
@@ -172,7 +172,7 @@ def _request(url: str) -> urllib.request.Request:
 
 
 def _span(reply: Any, have: int) -> tuple[int, int]:
-    """Where in the file the reply begins, and the file's size; 0 where it is not stated."""
+    """Offset in the file at which the reply begins, and the file's size; 0 where it is not stated."""
     length = int(reply.headers.get("Content-Length") or 0)
     if reply.status != 206:  # the server cannot continue, so it starts over
         return 0, length

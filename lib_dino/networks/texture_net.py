@@ -4,8 +4,8 @@ Source consistency settles what the source can tell. Of the rest, the detail bet
 model makes too much in smooth places, too little in rough ones, and with no regard to which way fur or fabric runs.
 How much there should be, by octave and direction, follows to a good part from what the source shows: a small network
 reads it off the source's pixels, and the finished picture's unseen detail is scaled to it. Nothing is drawn: what the
-model painted is made weaker, or a little stronger. DINOv2 features as a further input made the expectation 2 to 5 %
-better and the pictures not at all (`training/README-texture.md`), so they are left out.
+model painted is made weaker, or a little stronger. DINOv2 features as a further input did not help
+(docs/constants.md).
 
 The bands are a partition of the spectrum above the source's: octaves (raised cosines of log frequency) times
 directions (powers of a cosine), as in a steerable pyramid (Simoncelli and Freeman, 1995). Matching local band energies
@@ -141,12 +141,12 @@ class TextureNet(nn.Module):
         x = self.stem(shown) + self.factor(torch.stack([log, log * log, 1 / factor], 1))[:, :, None, None]
         for block in self.blocks:
             x = x + block(F.silu(x))
-        found: Tensor = self.out(F.silu(x))
-        return found
+        answer: Tensor = self.out(F.silu(x))
+        return answer
 
 
 def source_channels(source: Tensor) -> Tensor:
-    """What is read of a source, (1, 3, H, W) in [0, 1] with even sides: (1, SHOWN, H / 2, W / 2)."""
+    """Input channels from a source, (1, 3, H, W) in [0, 1] with even sides: (1, SHOWN, H / 2, W / 2)."""
     height, width = source.shape[-2:]
     own = unseen(source, (max(1, height // 4), max(1, width // 4)))
     strength = energies(split(own, 4.0), SPREAD_PX).transpose(0, 1)
@@ -156,7 +156,7 @@ def source_channels(source: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Texture:
-    """What the unseen detail should be like, on the grid of 2 x 2 source pixels.
+    """Expected strength of the unseen detail, on the grid of 2 x 2 source pixels.
 
     Attributes:
         log: log energies, (octaves * DIRECTIONS, 1, h, w).
@@ -169,7 +169,7 @@ class Texture:
 
 @torch.no_grad()
 def expected(net: TextureNet, source: Tensor, factor: float) -> Texture:
-    """What is to be expected of the detail that enlarging `source` by `factor` leaves open.
+    """Expected texture of the detail that enlarging `source` by `factor` leaves open.
 
     Args:
         source: (1, 3, H, W) in [0, 1].
@@ -181,9 +181,9 @@ def expected(net: TextureNet, source: Tensor, factor: float) -> Texture:
     count = octaves(factor) * DIRECTIONS
     out = even.new_empty(2, count, 1, even.shape[-2] // 2, even.shape[-1] // 2)
     for window in windows((even.shape[-2], even.shape[-1]), side=WINDOW_PX, margin=SEEN_PX):
-        shown = source_channels(even[..., window.seen_rows, window.seen_cols])
-        found = net(shown, even.new_tensor([factor])).view(2, BANDS, 1, *shown.shape[-2:])[:, :count]
-        inner = found[..., _halved(window.inner_rows), _halved(window.inner_cols)]
+        channels = source_channels(even[..., window.seen_rows, window.seen_cols])
+        answer = net(channels, even.new_tensor([factor])).view(2, BANDS, 1, *channels.shape[-2:])[:, :count]
+        inner = answer[..., _halved(window.inner_rows), _halved(window.inner_cols)]
         out[..., _halved(window.rows), _halved(window.cols)] = inner
     return Texture(out[0] * SCALE + CENTRE, out[1].clamp(-4, 2).exp() * SCALE)
 

@@ -28,8 +28,8 @@ def infotext(settings: Settings, size: tuple[int, int], measured: Mapping[str, s
     'Steps: 20, Seed: 5, Size: 1024x768'
     """
     shared = {"Steps": str(settings.steps), "Seed": str(settings.seed), "Size": f"{size[1]}x{size[0]}"}
-    found = {**shared, **settings.to_infotext(), **(measured or {}), INFOTEXT_VERSION_KEY: __version__}
-    return ", ".join(f"{key}: {_quoted(value)}" for key, value in found.items())
+    values = {**shared, **settings.to_infotext(), **(measured or {}), INFOTEXT_VERSION_KEY: __version__}
+    return ", ".join(f"{key}: {_quoted(value)}" for key, value in values.items())
 
 
 def parse_infotext(text: str) -> dict[str, str]:

@@ -76,7 +76,7 @@ class Picture:
 
     @property
     def transparent(self) -> bool:
-        """Whether any pixel, once written with 8 bits, lets the background through."""
+        """True when a pixel, once written with 8 bits, lets the background through."""
         return self.alpha is not None and bool((self.alpha < 1 - 0.5 / 255).any())
 
     def to_pil(self) -> Image.Image:
@@ -224,11 +224,11 @@ def _bled(pixels: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
 
 
 def _metadata(picture: Picture, kind: str, text: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     if kind == "PNG":
-        found["pnginfo"] = PngImagePlugin.PngInfo()
-        found["pnginfo"].add_text("parameters", text)
+        options["pnginfo"] = PngImagePlugin.PngInfo()
+        options["pnginfo"].add_text("parameters", text)
     comment = "" if kind == "PNG" else text
-    found["exif"] = exif_bytes(picture.exif, size=picture.size, text=comment, kind=kind)
-    found["icc_profile"] = picture.icc_profile
-    return {name: value for name, value in found.items() if value}
+    options["exif"] = exif_bytes(picture.exif, size=picture.size, text=comment, kind=kind)
+    options["icc_profile"] = picture.icc_profile
+    return {name: value for name, value in options.items() if value}

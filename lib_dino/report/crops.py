@@ -25,13 +25,13 @@ def worst_crops(source: Picture, result: Picture, report: Report) -> list[tuple[
     Nothing is scaled beyond that: both are as large as in the result.
     """
     plain = Picture(resize(source.pixels, result.size).clamp(0, 1))
-    found = []
+    crops = []
     for patch in report.worst_patches:
         rows, cols = (_around(patch.box[i], patch.box[i + 2], result.size[i]) for i in (0, 1))
         pair = (seen(picture, rows, cols).convert("RGB") for picture in (plain, result))
         before, after = (_framed(image, patch.box, rows.start, cols.start) for image in pair)
-        found.append((patch, before, after))
-    return found
+        crops.append((patch, before, after))
+    return crops
 
 
 def worst_sheet(source: Picture, result: Picture, report: Report) -> Image.Image:
@@ -61,8 +61,8 @@ def _only(text: str) -> Image.Image:
 
 def _labels(patch: WorstPatch) -> tuple[str, str]:
     y, x = (patch.box[0] + patch.box[2]) // 2, (patch.box[1] + patch.box[3]) // 2
-    suspicion = "" if patch.suspicion is None else f", suspicion {patch.suspicion:.2f}"
-    return f"source, at x {x}, y {y}", f"result, drift {patch.drift:.2f}{suspicion}"
+    probability = "" if patch.edit_probability is None else f", edit probability {patch.edit_probability:.2f}"
+    return f"source, at x {x}, y {y}", f"result, drift {patch.drift:.2f}{probability}"
 
 
 def _around(first: int, last: int, limit: int) -> slice:

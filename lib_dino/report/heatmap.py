@@ -1,4 +1,4 @@
-"""Where a result drifted: a colour overlay on the picture, with its scale and three figures in the corner."""
+"""Drift map of a result: a colour overlay on the picture, with its scale and three figures in the corner."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from end to end, so that it reads in grey and for colour-blind people too."""
 MOST_PX: Final = 4096
 """Longest side of the map's picture; larger results are shown smaller."""
 
-TITLES: Final = {"drift": "Drift above plain enlargement", "suspicion": "How likely it was invented"}
-LIMITS: Final = {"drift": "bound", "suspicion": "alarm"}
+TITLES: Final = {"drift": "Drift above plain enlargement", "edits": "How likely it was invented"}
+LIMITS: Final = {"drift": "bound", "edits": "alarm"}
 
 Array = npt.NDArray[Any]
 _OPACITY: Final = 0.7
@@ -43,7 +43,7 @@ def heatmap(picture: Picture, heat: Heat | None, report: Report) -> Image.Image:
 
     Args:
         picture: the result.
-        heat: drift or suspicion; None when drift was not measured.
+        heat: drift or edit probability; None when drift was not measured.
         report: of the picture, for the figures.
     """
     shown = seen_whole(picture, most_px=MOST_PX)
@@ -99,8 +99,8 @@ def _number(image: Image.Image, report: Report, shrink: float, px: int) -> None:
 
 
 def _grown(region: Array, by: int) -> Array:
-    held = torch.from_numpy(region)[None, None].float()
-    grown: Array = F.max_pool2d(held, 2 * by + 1, stride=1, padding=by)[0, 0].numpy() > 0
+    mask = torch.from_numpy(region)[None, None].float()
+    grown: Array = F.max_pool2d(mask, 2 * by + 1, stride=1, padding=by)[0, 0].numpy() > 0
     return grown
 
 

@@ -16,7 +16,7 @@ from ..networks.dinov2_weights import PATCH_PX
 from .records import WORST_APART, WORST_SHOWN, WorstPatch
 
 HEAT_PX: Final = 4096
-"""Longest side of a map of suspicion; those of larger pictures are coarser."""
+"""Longest side of a map of edit probability; those of larger pictures are coarser."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Heat:
     """A map of a whole picture.
 
     Attributes:
-        kind: "drift", above plain enlargement, or "suspicion", how likely each place was invented.
+        kind: "drift", above plain enlargement, or "edits", how likely each place was invented.
         values: (1, 1, h, w), at any scale.
         limit: from where on a place counts: the bound, or the alarm.
         top: where a colour scale ends.
@@ -37,31 +37,31 @@ class Heat:
 
 
 def heats(
-    found: Sequence[TileDrift], source_size: tuple[int, int], result_size: tuple[int, int], *, bound: float
+    tiles: Sequence[TileDrift], source_size: tuple[int, int], result_size: tuple[int, int], *, bound: float
 ) -> tuple[Heat, ...]:
-    """The maps of a picture, the more telling first: suspicion where there is a head, then drift; none for no tiles.
+    """The maps of a picture, the more telling first: edits where there is a detector, then drift; none for no tiles.
 
     Args:
-        found: of all tiles.
+        tiles: drift of every tile.
         source_size, result_size: (height, width), pixels.
         bound: drift above the floor from which on a patch is over it.
     """
-    if not found:
+    if not tiles:
         return ()
-    limits = found[0].thresholds
-    drift = Heat("drift", drift_map(found, source_size), bound, max(limits.invented, 2 * bound))
-    if limits.alarm is None or any(tile.suspicion is None for tile in found):
+    limits = tiles[0].thresholds
+    drift = Heat("drift", drift_map(tiles, source_size), bound, max(limits.invented, 2 * bound))
+    if limits.alarm is None or any(tile.edit_map is None for tile in tiles):
         return (drift,)
-    return Heat("suspicion", _suspicion_map(found, source_size, result_size), limits.alarm, 1.0), drift
+    return Heat("edits", _edit_map(tiles, source_size, result_size), limits.alarm, 1.0), drift
 
 
-def _suspicion_map(found: Sequence[TileDrift], source_size: tuple[int, int], result_size: tuple[int, int]) -> Tensor:
+def _edit_map(tiles: Sequence[TileDrift], source_size: tuple[int, int], result_size: tuple[int, int]) -> Tensor:
     """Put together like `drift.drift_map`, but at the result's scale."""
     shrink = min(1.0, HEAT_PX / max(result_size))
     out = torch.zeros(1, 1, *(max(1, round(side * shrink)) for side in result_size))
-    for tile in found:
-        assert tile.suspicion is not None, "a map of suspicion needs it in every tile"
-        whole = F.interpolate(tile.suspicion[None, None].float(), scale_factor=PATCH_PX, mode="bilinear")
+    for tile in tiles:
+        assert tile.edit_map is not None, "a map of edit probability needs it in every tile"
+        whole = F.interpolate(tile.edit_map[None, None].float(), scale_factor=PATCH_PX, mode="bilinear")
         spans = []
         for i, region in enumerate((tile.rows, tile.cols)):
             first = region.start * result_size[i] / source_size[i] * shrink
@@ -74,12 +74,12 @@ def _suspicion_map(found: Sequence[TileDrift], source_size: tuple[int, int], res
 
 
 def bound_kind(thresholds: Thresholds, asked: float) -> str:
-    """Where a bound comes from, as in `Report.bound_kind`; `asked` is the user's own, 0 for none."""
+    """Origin of a bound, as in `Report.bound_kind`; `asked` is the user's own, 0 for none."""
     return "asked" if asked else "fitted" if thresholds.measured else "default"
 
 
 def tile_figures(
-    found: TileDrift, source_size: tuple[int, int], result_size: tuple[int, int], *, bound: float
+    drift: TileDrift, source_size: tuple[int, int], result_size: tuple[int, int], *, bound: float
 ) -> dict[str, Any]:
     """The fields of a `TileReport` that follow from a tile's drift.
 
@@ -88,34 +88,34 @@ def tile_figures(
         bound: drift above the floor from which on a patch is over it.
     """
     return {
-        "drift": found.mean,
-        "drift_worst": found.worst,
-        "drift_enlarged": found.enlarged,
-        "drift_above": float(found.patches.mean()),
-        "score": found.score,
-        "over_bound": found.over(bound),
-        "drift_peak": float(found.patches.max()),
-        "suspicion": found.suspicion_score,
-        "alarm": found.alarm,
-        "worst_patches": worst_patches(found, source_size, result_size),
+        "drift": drift.mean,
+        "drift_worst": drift.worst,
+        "drift_enlarged": drift.baseline,
+        "drift_above": float(drift.patches.mean()),
+        "score": drift.worst_tenth_mean,
+        "over_bound": drift.share_over(bound),
+        "drift_peak": float(drift.patches.max()),
+        "edit_probability": drift.edit_probability,
+        "alarm": drift.alarm,
+        "worst_patches": worst_patches(drift, source_size, result_size),
     }
 
 
 def worst_patches(
-    found: TileDrift, source_size: tuple[int, int], result_size: tuple[int, int]
+    tile: TileDrift, source_size: tuple[int, int], result_size: tuple[int, int]
 ) -> tuple[WorstPatch, ...]:
     """The tile's worst places, worst first, at most `WORST_SHOWN`, none near another, none without drift."""
     scale = result_size[0] / source_size[0], result_size[1] / source_size[1]
-    if found.suspicion is None:
-        cells = [(found.rows.stop - found.rows.start), (found.cols.stop - found.cols.start)]
-        sides = [cells[i] / found.patches.shape[i] * scale[i] for i in (0, 1)]
+    if tile.edit_map is None:
+        cells = [(tile.rows.stop - tile.rows.start), (tile.cols.stop - tile.cols.start)]
+        sides = [cells[i] / tile.patches.shape[i] * scale[i] for i in (0, 1)]
         return tuple(
-            WorstPatch(_box(found, place, sides, scale, result_size), value) for value, place in _peaks(found.patches)
+            WorstPatch(_box(tile, place, sides, scale, result_size), value) for value, place in _peaks(tile.patches)
         )
-    drift = F.interpolate(found.patches[None, None].float(), size=tuple(found.suspicion.shape), mode="bilinear")[0, 0]
+    drift = F.interpolate(tile.patches[None, None].float(), size=tuple(tile.edit_map.shape), mode="bilinear")[0, 0]
     return tuple(
-        WorstPatch(_box(found, place, [PATCH_PX, PATCH_PX], scale, result_size), float(drift[place]), value)
-        for value, place in _peaks(found.suspicion)
+        WorstPatch(_box(tile, place, [PATCH_PX, PATCH_PX], scale, result_size), float(drift[place]), value)
+        for value, place in _peaks(tile.edit_map)
     )
 
 
@@ -124,17 +124,17 @@ def _peaks(grid: Tensor) -> list[tuple[float, tuple[int, int]]]:
     values = grid.float()
     around = F.max_pool2d(values[None, None], 2 * WORST_APART + 1, stride=1, padding=WORST_APART)[0, 0]
     peaks = torch.where(values == around, values, 0.0).flatten()
-    found = peaks.topk(min(WORST_SHOWN, len(peaks)))
-    places = (divmod(place, grid.shape[1]) for place in found.indices.tolist())
-    return [(value, place) for value, place in zip(found.values.tolist(), places, strict=True) if value > 0]
+    largest = peaks.topk(min(WORST_SHOWN, len(peaks)))
+    places = (divmod(place, grid.shape[1]) for place in largest.indices.tolist())
+    return [(value, place) for value, place in zip(largest.values.tolist(), places, strict=True) if value > 0]
 
 
 def _box(
-    found: TileDrift, place: tuple[int, int], sides: Sequence[float], scale: tuple[float, float], limit: tuple[int, int]
+    tile: TileDrift, place: tuple[int, int], sides: Sequence[float], scale: tuple[float, float], limit: tuple[int, int]
 ) -> tuple[int, int, int, int]:
-    """Where cell `place`, `sides` pixels of the result large, of a tile's grid lies in the result."""
+    """Box in the result of cell `place`, `sides` pixels of the result large, of a tile's grid."""
     spans = []
-    for i, region in enumerate((found.rows, found.cols)):
+    for i, region in enumerate((tile.rows, tile.cols)):
         start = region.start * scale[i] + place[i] * sides[i]
         first = min(int(start), limit[i] - 1)
         spans.append((first, min(max(first + 1, round(start + sides[i])), limit[i])))

@@ -69,7 +69,7 @@ class Canvas:
         self._sum[..., tile.rows, tile.cols] += weight.to(self._sum) * difference
 
     def weight(self, tile: Tile) -> Tensor:
-        """How much `tile` counts at each of its pixels, (h, w), float64 in [0, 1]."""
+        """Weight of `tile` at each of its pixels, (h, w), float64 in [0, 1]."""
         return self._rows[tile.y0][:, None] * self._cols[tile.x0][None, :]
 
     def result(self) -> Tensor:

@@ -32,9 +32,9 @@ def windows(size: tuple[int, int], *, side: int, margin: int) -> Iterator[Window
 
 
 def _spans(length: int, side: int, margin: int) -> list[tuple[slice, slice, slice]]:
-    found = []
+    spans = []
     for start in range(0, length, side):
         stop = min(start + side, length)
         first = max(0, start - margin)
-        found.append((slice(start, stop), slice(first, min(stop + margin, length)), slice(start - first, stop - first)))
-    return found
+        spans.append((slice(start, stop), slice(first, min(stop + margin, length)), slice(start - first, stop - first)))
+    return spans

@@ -1,4 +1,4 @@
-"""Where tiles lie: integers only."""
+"""Places of tiles: integers only."""
 
 from __future__ import annotations
 

@@ -66,8 +66,8 @@ class TileOperators:
     cols: AxisOperators
 
     @property
-    def knows_something(self) -> bool:
-        """Whether the tile determines any pixel of the source."""
+    def covers_source(self) -> bool:
+        """True when the tile determines any pixel of the source."""
         return self.rows.down.shape[0] > 0 and self.cols.down.shape[0] > 0
 
     def down(self, tile: Tensor) -> Tensor:

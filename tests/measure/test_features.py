@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from lib_dino.measure.features import centre, confidence, cosine_distance, feature_grid, grid_size, to_map
+from lib_dino.measure.features import centre, confidence, cosine_distance, feature_grid, grid_size
 from lib_dino.networks.dinov2 import load_dinov2
 
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
@@ -139,13 +139,3 @@ def test_confidence_is_none_without_a_direction_and_half_at_a_quarter_of_the_usu
     assert_close(weights[0, 0], torch.tensor([0.0, 0.5, 100 / 101]))
     assert_close(confidence(torch.zeros(1, 4, 2, 2)), torch.zeros(1, 2, 2))
     assert_close(confidence(7 * centred), confidence(centred))  # relative to the grid's own energy
-
-
-def test_maps_keep_the_grids_place_and_its_mean():
-    grid = torch.arange(6.0).view(1, 1, 2, 3)
-    spread = to_map(grid, (8, 12))
-    assert spread.shape == (1, 1, 8, 12)
-    assert_close(spread.mean(), grid.mean())
-    assert_close(spread[0, 0, [0, 0, 7, 7], [0, 11, 0, 11]], torch.tensor([0.0, 2.0, 3.0, 5.0]))
-    assert_close(spread[0, 0, 2, [0, 2, 6]], torch.tensor([0.0, 0.125, 1.125]) + 0.375)  # half-pixel centres
-    assert_close(spread + spread.flip(2, 3), torch.full_like(spread, 5.0))

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from lib_dino.measure.regions import Subject, subject_map
+from lib_dino.measure.features import feature_grid
+from lib_dino.measure.regions import Subject, busiest, is_flat, subject_map
 from lib_dino.tiling.plan import Tile
 
 PLAIN = torch.full((1, 3, 24, 32), 0.5)
@@ -52,3 +53,20 @@ def test_where_both_parts_touch_the_borders_the_one_with_detail_is_the_subject(b
     source[..., rows, :] = torch.rand(1, 3, 24, 64, generator=generator)
     found = subject_map(grid + 0.01 * torch.randn(grid.shape, generator=generator), source)
     assert (found[6:].min() == 1 and found[:6].max() == 0) if busy_below else (found[:6].min() == 1)
+
+
+def test_noise_a_single_star_and_a_second_thing_are_not_flat(quick_dino, generator):
+    sky = torch.linspace(0.3, 0.5, 48)[None, None, :, None].expand(1, 3, 48, 48)
+
+    def flat(region):
+        return is_flat(region, feature_grid(quick_dino, region))
+
+    assert flat(sky)
+    assert not flat((sky + 0.03 * torch.randn(sky.shape, generator=generator)).clamp(0, 1))
+    star = sky.clone()
+    star[..., 20:22, 20:22] = 0.9
+    assert not flat(star)
+    assert busiest(star) > 5 * busiest(sky)
+    two = feature_grid(quick_dino, sky).clone()
+    two[..., :8] *= -1  # no detail, but the network sees two things
+    assert not is_flat(sky, two)

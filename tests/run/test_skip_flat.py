@@ -2,8 +2,6 @@ import pytest
 import torch
 from made import ran
 
-from lib_dino.measure.features import feature_grid
-from lib_dino.measure.flat import busiest, is_flat
 from lib_dino.measure.quality import seam_ratios
 from lib_dino.settings import Settings
 from lib_dino.tiling.resample import resize
@@ -76,23 +74,6 @@ def test_nothing_is_skipped_unless_asked_for(half_sky, quick_dino):
     model = Grainy()
     task = run(half_sky, quick_dino, model, skip_flat=False)
     assert model.tiles == len(task.plan)
-
-
-def test_noise_a_single_star_and_a_second_thing_are_not_flat(quick_dino, generator):
-    sky = torch.linspace(0.3, 0.5, 48)[None, None, :, None].expand(1, 3, 48, 48)
-
-    def flat(region):
-        return is_flat(region, feature_grid(quick_dino, region))
-
-    assert flat(sky)
-    assert not flat((sky + 0.03 * torch.randn(sky.shape, generator=generator)).clamp(0, 1))
-    star = sky.clone()
-    star[..., 20:22, 20:22] = 0.9
-    assert not flat(star)
-    assert busiest(star) > 5 * busiest(sky)
-    two = feature_grid(quick_dino, sky).clone()
-    two[..., :8] *= -1  # no detail, but the network sees two things
-    assert not is_flat(sky, two)
 
 
 def test_a_wholly_flat_picture_is_done_without_the_model(quick_dino):
