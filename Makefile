@@ -9,7 +9,7 @@ PHOTOS   ?= training/data/train
 JUDGES   ?=
 CONTROL  ?=
 PIXELS   ?=
-# further options of benchmarks/fidelity.py
+# further options of benchmarks.fidelity
 FIDELITY ?=
 
 BIN := $(VENV)/bin
@@ -31,17 +31,17 @@ lint: $(VENV)/.test
 
 # Drift thresholds and the expected-detail head of a DINOv2, beside its weights.
 calibrate: $(VENV)/.demo
-	$(BIN)/python training/calibrate.py $(if $(FEATURES),--features "$(FEATURES)") --photos "$(PHOTOS)"
+	$(BIN)/python -m training.calibrate $(if $(FEATURES),--features "$(FEATURES)") --photos "$(PHOTOS)"
 
-# Needs the held-out photographs (training/photographs.py fetch); JUDGES, CONTROL and PIXELS add rivals.
+# Needs the held-out photographs (python -m training.photographs fetch); JUDGES, CONTROL and PIXELS add rivals.
 benchmark-detection: $(VENV)/.test
-	$(BIN)/python benchmarks/detection.py $(if $(JUDGES),--judges "$(JUDGES)") $(if $(CONTROL),--control "$(CONTROL)") \
+	$(BIN)/python -m benchmarks.detection $(if $(JUDGES),--judges "$(JUDGES)") $(if $(CONTROL),--control "$(CONTROL)") \
 	  $(if $(PIXELS),--pixels "$(PIXELS)")
 
 # Rewrites docs/fidelity.md; goes on where it stopped. FIDELITY="--quick" for a look, "--fresh ARM" after a change.
 benchmark-fidelity: $(VENV)/.test benchmarks/out/judges/.made
-	$(BIN)/python training/photographs.py fetch
-	$(BIN)/python benchmarks/fidelity.py $(FIDELITY)
+	$(BIN)/python -m training.photographs fetch
+	$(BIN)/python -m benchmarks.fidelity $(FIDELITY)
 
 benchmarks/out/judges/.made: | $(BIN)/python
 	mkdir -p $(@D)

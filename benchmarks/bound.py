@@ -1,4 +1,4 @@
-"""Whether the bound holds: `python benchmarks/bound.py PHOTO ...`; exits with 1 at the first violation.
+"""Whether the bound holds: `python -m benchmarks.bound PHOTO ...`; exits with 1 at the first violation.
 
 The middle of every photograph is halved and enlarged again by the embedded denoiser at a denoise that invents (no
 consistency, no guidance), with another photograph pasted over a part of it, and as another photograph altogether.
@@ -12,76 +12,70 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent / part) for part in ("", "training")]
+from lib_dino.networks.dinov2 import Dinov2, load_dinov2
+from lib_dino.pictures.picture import Picture, read_picture, write_picture
+from lib_dino.sampling.pixel_model import PixelTileModel
+from lib_dino.sampling.tile_model import TileModel
+from lib_dino.settings import Settings
+from lib_dino.tiling.resample import resize
 
-from lib_dino.networks.dinov2 import Dinov2, load_dinov2  # noqa: E402
-from lib_dino.pictures.picture import Picture, read_picture, write_picture  # noqa: E402
-from lib_dino.run.run import Run  # noqa: E402
-from lib_dino.sampling.pixel_model import EmbeddedRender  # noqa: E402
-from lib_dino.settings import Settings  # noqa: E402
-from lib_dino.tiling.resample import resize  # noqa: E402
+from .runs import HalfPrecision, halved, middle, run
 
 
-def drifted(truth: Tensor, source: Tensor, other: Tensor, model: EmbeddedRender, dino: Dinov2) -> dict[str, Tensor]:
+def drifted(source: Tensor, other: Tensor, model: TileModel, steps: int) -> dict[str, Tensor]:
     """Pictures that have left their source, by name."""
-    size = (truth.shape[-2], truth.shape[-1])
-    settings = Settings(denoise=0.5, steps=10, consistency=0.0, dino_enabled=False, seed=1, tile_size=256)
-    with torch.autocast("cpu", torch.bfloat16):
-        painted = Run(source, size, settings, model).render().float()
+    settings = Settings(denoise=0.5, steps=steps, consistency=0.0, dino_enabled=False, seed=1, tile_size=256)
+    painted = run(source, settings, model).image
+    rows, cols = (slice(side // 3, side // 2) for side in painted.shape[-2:])
     pasted = painted.clone()
-    pasted[..., size[0] // 3 : size[0] // 2, size[1] // 3 : size[1] // 2] = other[
-        ..., size[0] // 3 : size[0] // 2, size[1] // 3 : size[1] // 2
-    ]
+    pasted[..., rows, cols] = other[..., rows, cols]
     return {"painted": painted, "pasted": pasted, "another": other}
 
 
 def check(
-    image: Tensor, source: Tensor, bound: float, model: EmbeddedRender, dino: Dinov2
+    image: Tensor, source: Tensor, bound: float, model: TileModel, dino: Dinov2, tile_size: int
 ) -> tuple[int, int, int, float]:
     """Tiles measured, over at first, over in the written file; share blended."""
-    size = (image.shape[-2], image.shape[-1])
     settings = Settings(
-        denoise=0.0, max_drift=bound, consistency=0.0, dino_enabled=False, seed=1, tile_size=192, overlap=48
-    )
-    run = Run(source, size, settings, model, dino, enlarged=image)
-    before = sum(float(run.drift(tile, image).patches.max()) > bound for tile in run.plan)
-    result = run.render()
-    share = run.report(result, 0.0).tiles
+        denoise=0.0, max_drift=bound, consistency=0.0, dino_enabled=False, seed=1, tile_size=tile_size,
+        overlap=tile_size // 4,
+    )  # fmt: skip
+    limited = run(source, settings, model, dino, enlarged=image)
+    before = sum(limited.worst_drift(tile, image) > bound for tile in limited.tiles)
     with tempfile.TemporaryDirectory() as folder:
-        path = write_picture(Picture(result), Path(folder) / "result.png", text="", force=True)
-        again = Run(source, size, settings, model, dino)
+        path = write_picture(Picture(limited.image), Path(folder) / "result.png", text="", force=True)
         written = read_picture(path).pixels
-    over = sum(float(again.drift(tile, written).patches.max()) > bound for tile in again.plan)
-    return len(run.plan), before, over, sum(tile.blended for tile in share) / len(share)
+    again = run(source, settings.replace(max_drift=0.0), model, dino)
+    over = sum(again.worst_drift(tile, written) > bound for tile in again.tiles)
+    share = 0.0 if limited.finished.limited is None else float(limited.finished.limited.share.mean())
+    return len(limited.tiles), before, over, share
 
 
 @torch.no_grad()
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Print a row for each kind of picture and bound."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", nargs="+")
     parser.add_argument("--bounds", type=float, nargs="+", default=[0.02, 0.05, 0.1, 0.3])
     parser.add_argument("--side", type=int, default=384)
-    args = parser.parse_args()
-    model, dino = EmbeddedRender(), load_dinov2()
-    middles = []
-    for photo in args.photos:
-        pixels = read_picture(photo).pixels
-        side = min(args.side, *pixels.shape[-2:]) // 2 * 2
-        top, left = ((length - side) // 2 for length in pixels.shape[-2:])
-        middles.append(pixels[..., top : top + side, left : left + side])
+    parser.add_argument("--tile-size", type=int, default=192)
+    parser.add_argument("--steps", type=int, default=10, help="of the paintings that left their source")
+    args = parser.parse_args(argv)
+    model, dino = HalfPrecision(PixelTileModel()), load_dinov2()
+    middles = [middle(photo, args.side) for photo in args.photos]
     rows: dict[tuple[str, float], list[tuple[int, int, int, float]]] = {}
     for truth, other in zip(middles, [*middles[1:], middles[0]], strict=True):
-        source = resize(truth, (truth.shape[-2] // 2, truth.shape[-1] // 2)).clamp(0, 1)
+        source = halved(truth)
         other = resize(other, (truth.shape[-2], truth.shape[-1])).clamp(0, 1)
-        for name, image in drifted(truth, source, other, model, dino).items():
+        for name, image in drifted(source, other, model, args.steps).items():
             for bound in args.bounds:
-                found = check(image, source, bound, model, dino)
+                found = check(image, source, bound, model, dino, args.tile_size)
                 rows.setdefault((name, bound), []).append(found)
                 sys.stderr.write(f"{name}, bound {bound}: {found}\n")
     violations = 0

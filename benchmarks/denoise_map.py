@@ -1,14 +1,14 @@
-"""Would a denoise of its own for every tile pay? `python benchmarks/denoise_map.py PHOTO ... --judges FOLDER`.
+"""Would a denoise of its own for every tile pay? `python -m benchmarks.denoise_map PHOTO ... --judges FOLDER`.
 
 The middle of every photograph is halved and enlarged again with full consistency at several single denoises and two
 seeds, once and for all. Then each of its nine cells is given a denoise between `--low` and `--high` by a rule, in the
 order of what the rule says about the cell in the source, and the picture that would come of it is put together from
 the cells. Rules: how alike the cell's DINOv2 features are to one another (textures get more), and to the rest of the
-picture; how far they are from the picture's mean; how much of the subject the cell shows (`lib_dino/subject.py`; the
-background gets more); the source's high-frequency energy (smooth cells get less), which needs no network; a hundred
-random orders; and an oracle that knows the original.
+picture; how far they are from the picture's mean; how much of the subject the cell shows (`lib_dino.measure.regions`;
+the background gets more); the source's high-frequency energy (smooth cells get less), which needs no network; a
+hundred random orders; and an oracle that knows the original.
 
-Columns: distance to the original in two networks that have no part in any of it (`training/evaluate_denoiser.py`) and
+Columns: distance to the original in two networks that have no part in any of it (`training/judges.py`) and
 squared error, relative to the *single* denoise whose picture has as much detail, mean over the photographs with a
 95 % interval (bootstrap over them). As much detail: as large a mean over the cells of high-frequency energy, of its
 square root, or of its logarithm, in which a smooth cell counts as much as a busy one. Below 0 is better than any
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,18 +28,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent / part) for part in ("", "training")]
+from lib_dino.measure.features import feature_grid
+from lib_dino.measure.quality import high_frequencies
+from lib_dino.measure.regions import subject_map
+from lib_dino.networks.dinov2 import Dinov2, load_dinov2
+from lib_dino.sampling.pixel_model import PixelTileModel
+from lib_dino.sampling.tile_model import TileModel
+from lib_dino.settings import Settings
+from training.judges import load_judges
 
-
-from lib_dino.measure.features import feature_grid  # noqa: E402
-from lib_dino.measure.quality import high_frequencies  # noqa: E402
-from lib_dino.measure.regions import subject_map  # noqa: E402
-from lib_dino.networks.dinov2 import Dinov2, load_dinov2  # noqa: E402
-from lib_dino.pictures.picture import read_picture  # noqa: E402
-from lib_dino.run.run import Run  # noqa: E402
-from lib_dino.sampling.pixel_model import EmbeddedRender  # noqa: E402
-from lib_dino.settings import Settings  # noqa: E402
-from lib_dino.tiling.resample import resize  # noqa: E402
+from .runs import HalfPrecision, halved, middle, run
 
 Array = np.ndarray
 DENOISES = (0.1, 0.2, 0.3, 0.4, 0.5)
@@ -69,14 +67,6 @@ class Painted:
         return np.array([np.interp(d, DENOISES, values[:, cell]) for cell, d in enumerate(denoise)])
 
 
-def middle(photo: str, side: int) -> Tensor:
-    """The middle of a photograph, (1, 3, side, side) or smaller, of even sides."""
-    pixels = read_picture(photo).pixels
-    side = min(side, *pixels.shape[-2:]) // 2 * 2
-    top, left = ((length - side) // 2 for length in pixels.shape[-2:])
-    return pixels[..., top : top + side, left : left + side]
-
-
 def cells(values: Tensor) -> Array:
     """Means of (1, 1, h, w) over cells."""
     found: Array = F.adaptive_avg_pool2d(values, (CELLS, CELLS)).flatten().numpy()
@@ -104,22 +94,20 @@ def say(source: Tensor, dino: Dinov2) -> dict[str, Array]:
 
 
 def paint(
-    truth: Tensor, dino: Dinov2, model: EmbeddedRender, judges: dict[str, Callable[[Tensor], list[Tensor]]]
+    truth: Tensor, dino: Dinov2, model: TileModel, judges: dict[str, Callable[[Tensor], list[Tensor]]], steps: int = 10
 ) -> Painted:
     """One photograph at all denoises."""
-    size = (truth.shape[-2], truth.shape[-1])
-    source = resize(truth, (size[0] // 2, size[1] // 2)).clamp(0, 1)
+    source = halved(truth)
     expected = {name: judge(truth) for name, judge in judges.items()}
     energy, errors = [], {name: [] for name in (*judges, "squared error")}
     for denoise in DENOISES:
         seeds = []
         for seed in (1, 2):
             settings = Settings(
-                denoise=denoise, seed=seed, steps=10, dino_enabled=False, tile_size=size[0], texture=0.0,
+                denoise=denoise, seed=seed, steps=steps, dino_enabled=False, tile_size=truth.shape[-2], texture=0.0,
                 clean_source=0.0,
             )  # fmt: skip
-            with torch.autocast("cpu", torch.bfloat16):
-                seeds.append(Run(source, size, settings, model).render().float())
+            seeds.append(run(source, settings, model).image)
         energy.append(np.mean([cells(high_frequencies(image).square()) for image in seeds], 0))
         square = [cells((image - truth).square().mean(1, keepdim=True)) for image in seeds]
         errors["squared error"].append(np.mean(square, 0))
@@ -190,25 +178,22 @@ def table(painted: list[Painted], low: float, high: float) -> list[str]:
 
 
 @torch.no_grad()
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Paint, or read what was painted, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", nargs="+")
-    parser.add_argument("--judges", type=Path, required=True)
+    parser.add_argument("--judges", type=Path, help="without, squared error alone")
+    parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--low", type=float, default=0.2)
     parser.add_argument("--high", type=float, default=0.5)
     parser.add_argument("--side", type=int, default=384)
     parser.add_argument("--kept", type=Path)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.kept and args.kept.exists():
         painted = torch.load(args.kept, weights_only=False)
     else:
-        sys.path.append(str(args.judges.resolve()))
-        from evaluate_denoiser import EfficientNetLite2, OpenNsfw
-
-        judges = {"NS": OpenNsfw(args.judges), "T2": EfficientNetLite2(args.judges)}
-        dino, model = load_dinov2(), EmbeddedRender()
-        painted = [paint(middle(photo, args.side), dino, model, judges) for photo in args.photos]
+        dino, model, judges = load_dinov2(), HalfPrecision(PixelTileModel()), load_judges(args.judges)
+        painted = [paint(middle(photo, args.side), dino, model, judges, args.steps) for photo in args.photos]
         if args.kept:
             torch.save(painted, args.kept)
     sys.stdout.write("\n".join(table(painted, args.low, args.high)) + "\n")

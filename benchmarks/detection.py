@@ -1,6 +1,6 @@
 """Does the measure find what was invented? Planted edits on held-out photographs.
 
-    python benchmarks/detection.py [--judges FOLDER] [--control FOLDER] [--pixels FOLDER] [--out docs/detection.md]
+    python -m benchmarks.detection [--judges FOLDER] [--control FOLDER] [--pixels FOLDER] [--out docs/detection.md]
 
 For each held-out photograph (`training/photographs.py fetch` gets them; none was trained on) tiles of the result are
 made at 2x and 4x, on the true picture, recompressed, sharpened, and on the product's own honest enlargement. In each an
@@ -8,14 +8,13 @@ edit is planted: an object pasted, a texture swapped, a sign's letters changed, 
 them projected onto the source, so that downscaling cannot see them. Every measure gives a map over patches of 14 px
 and judges tile by tile; a tile's score is the better, for that measure, of the map's mean and of its four highest
 patches' mean, except for the shipped one, which has a single score. `--judges` is as for
-`training/evaluate_denoiser.py`; `--control` is a network with random weights, calibrated like the shipped one;
+`training/judges.py`; `--control` is a network with random weights, calibrated like the shipped one;
 `--pixels` is the shipped network with a head that reads none of its tokens (`calibrate.py --no-tokens`).
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,10 +25,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "training")]
-from photographs import DATA  # noqa: E402
-from planted import (  # noqa: E402
+from lib_dino.measure.calibration import load_calibration
+from lib_dino.measure.drift import DriftMeter
+from lib_dino.networks.dinov2 import load_dinov2
+from lib_dino.sampling.pixel_model import PixelTileModel
+from lib_dino.sampling.tile_model import TileModel
+from lib_dino.settings import Settings
+from lib_dino.tiling.resample import resize, tile_operators
+from training.judges import load_judges
+from training.photographs import DATA
+from training.planted import (
     PATCH_PX,
     Carrier,
     Case,
@@ -45,13 +50,9 @@ from planted import (  # noqa: E402
     untouched,
 )
 
-from lib_dino.measure.calibration import load_calibration  # noqa: E402
-from lib_dino.measure.drift import Yardstick  # noqa: E402
-from lib_dino.networks.dinov2 import load_dinov2  # noqa: E402
-from lib_dino.run.run import Run  # noqa: E402
-from lib_dino.sampling.pixel_model import EmbeddedRender  # noqa: E402
-from lib_dino.settings import Settings  # noqa: E402
-from lib_dino.tiling.resample import resize, tile_operators  # noqa: E402
+from .runs import run
+
+ROOT = Path(__file__).resolve().parent.parent
 
 TILE_PX = 280
 KINDS = ("object", "texture", "letters", "warp")
@@ -76,19 +77,21 @@ Measure = Callable[[Case], Tensor]
 # ---------------------------------------------------------------- cases
 
 
-def honest_upscale(model: EmbeddedRender) -> Callable[[Tensor, tuple[int, int], float, int], Tensor]:
-    """The product itself with consistency and without guidance, in ten steps."""
+def honest_upscale(model: TileModel, steps: int = 10) -> Callable[[Tensor, tuple[int, int], float, int], Tensor]:
+    """The product itself with consistency and without guidance, in few steps."""
 
-    def run(source: Tensor, size: tuple[int, int], denoise: float, seed: int) -> Tensor:
-        settings = Settings(denoise=denoise, steps=10, seed=seed, dino_enabled=False)
-        return Run(source, size, settings, model).render()
+    def made(source: Tensor, size: tuple[int, int], denoise: float, seed: int) -> Tensor:
+        settings = Settings(
+            height=size[0], width=size[1], denoise=denoise, steps=steps, seed=seed, dino_enabled=False
+        )  # fmt: skip
+        return run(source, settings, model).image
 
-    return run
+    return made
 
 
 def cases(pictures: dict[str, Tensor], scenes: int, seed: int) -> Iterator[Case]:
     """Edited tiles and honest ones, picture by picture: the first so many scenes of `PLAN` on each."""
-    upscale = honest_upscale(EmbeddedRender())
+    upscale = honest_upscale(PixelTileModel())
     for number, name in enumerate(sorted(pictures)):
         rng = np.random.default_rng([seed, number])
         for index in range(scenes):
@@ -133,7 +136,7 @@ def _scene(
 
 def sharpened(pictures: dict[str, Tensor], seed: int) -> Iterator[Case]:
     """Honest tiles that were sharpened, eight a picture: they must not raise an alarm."""
-    upscale = honest_upscale(EmbeddedRender())
+    upscale = honest_upscale(PixelTileModel())
     for number, (name, picture) in enumerate(sorted(pictures.items())):
         rng = np.random.default_rng([seed, 1000 + number])
         for scale in (2, 4):
@@ -221,12 +224,12 @@ def dino_maps(folder: str | None) -> Callable[[Case], dict[str, Tensor]]:
     def run(case: Case) -> dict[str, Tensor]:
         size, small = ((x.shape[-2], x.shape[-1]) for x in (case.result, case.source))
         operators = tile_operators(small, size, slice(0, size[0]), slice(0, size[1]))
-        found = Yardstick(dino, case.source, plain=plain_of(case), calibration=known).tile(
+        found = DriftMeter(dino, case.source, plain=plain_of(case), calibration=known).tile(
             case.result, operators, detail=True
         )
         maps = {"drift": on_patches(found.patches[None, None], case)}
-        if found.suspicion is not None:
-            maps["suspicion"] = found.suspicion
+        if found.edit_map is not None:
+            maps["suspicion"] = found.edit_map
         return maps
 
     return run
@@ -429,7 +432,7 @@ def write(rows: list[Judged], calm: list[Judged], limit: float, shipped: str, se
         "the network, its head and the honest enlargements are the embedded ones. Results of large diffusion models "
         "look different, and no such model was at hand. Random weights and pixels alone: heads of the same make, the "
         "former's from fewer cases. More on how much of it is DINO, and on kinds of edits that a head never saw: "
-        "[training/README-detail.md](../training/README-detail.md).",
+        "[training/detail.md](training/detail.md).",
         "",
     ])
 
@@ -443,7 +446,7 @@ def main() -> None:
     """Judge all cases and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, default=DATA / "heldout", help="folder (default %(default)s)")
-    parser.add_argument("--judges", type=Path, help="adds a perceptual distance; see training/evaluate_denoiser.py")
+    parser.add_argument("--judges", type=Path, help="adds a perceptual distance; see training/judges.py")
     parser.add_argument("--control", help="a calibrated network with random weights")
     parser.add_argument("--pixels", help="the network with a head that reads no tokens")
     parser.add_argument("--scenes", type=int, default=len(PLAN), help="scenes a photograph (default %(default)s)")
@@ -458,10 +461,7 @@ def main() -> None:
         "sharpness": sharpness,
     }
     if args.judges:
-        sys.path.append(str(args.judges.resolve()))
-        from evaluate_denoiser import EfficientNetLite2
-
-        judge = EfficientNetLite2(args.judges)
+        judge = load_judges(args.judges)["T2"]
         measures["perceptual distance"] = perceptual(judge, matched=False)
         measures["perceptual distance at the source's scale"] = perceptual(judge, matched=True)
     rivals = {"random weights": args.control, "pixels alone": args.pixels}

@@ -3,7 +3,7 @@
 Every run goes through `lib_dino.upscale` on the embedded models (the denoiser under bfloat16 autocast). The middles of
 the held-out photographs are made small by area averaging (not the operator used inside), clean or degraded (blur of
 0.6 px, noise of 4/255, JPEG quality 70), and enlarged again by every arm of `fidelity_arms`. Judges, which guidance
-never sees, are those of `training/evaluate_denoiser.py`. Results are kept, one JSON line each, under `--out`; a run
+never sees, are those of `training/judges.py`. Results are kept, one JSON line each, under `--out`; a run
 goes on where the last one stopped, and `--fresh ARM` measures an arm again. Jobs are ordered so that whatever is
 finished within `--minutes` is a whole: first one seed of everything, then the next.
 """
@@ -25,19 +25,18 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent / "training")]
-from evaluate_denoiser import EfficientNetLite2, OpenNsfw, feature_distance, high, tensor  # noqa: E402
-from fidelity_arms import UNGUIDED, Arm, Lab, Plant, arms, disk, unseen  # noqa: E402
-from photographs import photographs  # noqa: E402
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity  # noqa: E402
+from lib_dino.measure.drift import DriftMeter
+from lib_dino.measure.quality import psnr
+from lib_dino.tiling.resample import resize, tile_operators
+from training.evaluate_denoiser import high, tensor
+from training.judges import feature_distance, load_judges
+from training.photographs import photographs
 
-from lib_dino.measure.drift import Yardstick  # noqa: E402
-from lib_dino.measure.quality import psnr  # noqa: E402
-from lib_dino.tiling.resample import resize, tile_operators  # noqa: E402
+from .fidelity_arms import UNGUIDED, Arm, Lab, Plant, arms, disk, unseen
+
+HERE = Path(__file__).resolve().parent
 
 CONDITIONS = ((2, False), (2, True), (4, False), (4, True))
 """Factor, and whether the small picture is degraded."""
@@ -144,6 +143,8 @@ def made_small(crop: Image.Image, factor: int, degraded: bool) -> Image.Image:
     """`crop` area-averaged; degraded also blurred before, noisy and compressed after."""
     pixels = np.asarray(crop, np.float64)
     if degraded:
+        from scipy.ndimage import gaussian_filter
+
         pixels = gaussian_filter(pixels, (0.6, 0.6, 0))
     height, width = pixels.shape[0] // factor, pixels.shape[1] // factor
     pixels = pixels.reshape(height, factor, width, factor, 3).mean((1, 3))
@@ -165,8 +166,7 @@ class Bench:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.lab = options, Lab()
-        sys.path.append(str(options.judges.resolve()))
-        self.judges = {"NS": OpenNsfw(options.judges), "T2": EfficientNetLite2(options.judges)}
+        self.judges = load_judges(options.judges)
         self.crops = middles(options.side)
         self.pictures = list(self.crops)[: options.pictures]
         self.traps = trap_crops()
@@ -224,6 +224,8 @@ class Bench:
         return {"survival": float((changed * given).sum() / given.square().sum()), "elsewhere": energy[0] / energy[1]}
 
     def _figures(self, result: Tensor, truth: Tensor, small: Tensor) -> dict[str, float]:
+        from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
         a, b = (x[0].permute(1, 2, 0).double().numpy() for x in (result, truth))
         size = (small.shape[-2], small.shape[-1])
         plain = resize(small, (truth.shape[-2], truth.shape[-1])).clamp(0, 1)
@@ -233,7 +235,7 @@ class Bench:
             "SSIM": float(structural_similarity(b, a, channel_axis=2, data_range=1.0)),
             "HF": float((high(a) ** 2).mean() / (high(b) ** 2).mean()),
             "LR": float(psnr(resize(result, size).clamp(0, 1), small)),
-            "drift": Yardstick(self.lab.nets[True], small, plain=plain).tile(result, operators).mean,
+            "drift": DriftMeter(self.lab.nets[True], small, plain=plain).tile(result, operators).mean,
             **{name: feature_distance(judge, result, truth) for name, judge in self.judges.items()},
         }
 
@@ -279,7 +281,7 @@ def main() -> None:
     path = options.out / "fidelity.jsonl"
     if not options.report_only:
         measure_all(path, options)
-    from fidelity_report import write_report
+    from .fidelity_report import write_report
 
     write_report(list(read(path).values()), options)
 

@@ -1,30 +1,40 @@
 """Arms of the fidelity benchmark: the product as it is, and what its parts and its controls do.
 
-An arm is a change of `Settings` plus, where the product offers no such setting, a patch that holds for one run.
+An arm is a change of `Settings` plus, where the product offers no such setting, a stage of the run that is given
+something else.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
-from unittest.mock import patch
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-import lib_dino.run.run
-from lib_dino import Settings, upscale
-from lib_dino.measure.drift import Target, Yardstick
-from lib_dino.networks.denoiser import Denoiser
+from lib_dino.adapter.injection import Adapter, ImageTokens, Injection
+from lib_dino.adapter.load import load_adapter
+from lib_dino.adapter.projectors import PLACE_DIM
+from lib_dino.measure.drift import DriftMeter, Target
 from lib_dino.networks.dinov2 import Dinov2, load_dinov2
-from lib_dino.sampling.correction import PixelCodec
-from lib_dino.sampling.pixel_model import EmbeddedRender
+from lib_dino.run.drift_limit import eight_bit
+from lib_dino.run.finish import finish
+from lib_dino.run.outcome import wanted_tiles
+from lib_dino.run.plan import plan_job
+from lib_dino.run.prepare import Prepared, prepare
+from lib_dino.run.tiles import Conditions, sample_tiles
+from lib_dino.sampling.correction import Codec, Corrector
+from lib_dino.sampling.pixel_model import PixelTileModel
+from lib_dino.sampling.tile_model import TileBatch, TileModel
+from lib_dino.settings import Settings
 from lib_dino.tiling.resample import resize
+
+from .runs import HalfPrecision, Wrapped
 
 UNGUIDED: dict[str, Any] = {"dino_enabled": False, "consistency": 0.0, "clean_source": 0.0, "texture": 0.0}
 FORCED = 0.6
@@ -128,24 +138,76 @@ def disk(size: tuple[int, int], seed: int) -> Tensor:
     return ((radius - far) / (0.15 * radius)).clamp(0, 1)[None, None]
 
 
-class Fast:
-    """The denoiser under bfloat16 autocast, with a plant if there is one."""
+class Planting(Wrapped):
+    """A pixel model of one tile that forces a plant into its first predicted clean pictures."""
 
-    def __init__(self, inner: Denoiser, plant: Plant | None) -> None:
-        self.unet, self._inner, self._plant, self._first = inner.unet, inner, plant, 0.0
+    def __init__(self, inner: TileModel, plant: Plant) -> None:
+        super().__init__(inner)
+        self._plant = plant
 
-    def __call__(self, x: Tensor, sigma: float) -> Tensor:
-        """The predicted clean picture, as `Denoiser` gives it."""
-        self._first = max(self._first, sigma)
-        with torch.autocast("cpu", torch.bfloat16):
-            clean = self._inner(x, sigma).float()
-        return self._plant.force(clean) if self._plant and sigma > FORCED * self._first else clean
+    def render(self, batch: TileBatch, corrector: Corrector, on_step: Callable[[], None]) -> Tensor | None:
+        """Repaint tiles, see `TileModel.render`."""
+        assert len(batch.boxes) == 1, "a plant has the size of the picture, which must be one tile"
+        first = 0.0
+
+        def correct(clean: Tensor, noise_to_signal: float, codec: Codec) -> Tensor:
+            nonlocal first
+            first = max(first, noise_to_signal)
+            forced = self._plant.force(clean.float()) if noise_to_signal > FORCED * first else clean
+            return corrector(forced, noise_to_signal, codec)
+
+        return self.inner.render(batch, correct, on_step)
 
 
-class FinalOnly(PixelCodec):
-    """Pictures that consistency in the loop keeps its hands off."""
+class FalseTarget(DriftMeter):
+    """Measures as ever, but tells guidance a wrong target.
 
-    exact = False
+    Args:
+        kind: "shuffled", "other" for another picture's, or "mask" for a random weight.
+        other: another picture, (1, 3, h, w) in [0, 1].
+    """
+
+    def __init__(self, dino: Dinov2, source: Tensor, *, plain: Tensor, kind: str, other: Tensor) -> None:
+        super().__init__(dino, source, plain=plain)
+        self._kind, self._other = kind, other
+
+    def target(self, region: Tensor) -> Target:
+        """What guidance is to believe of a region."""
+        if self._kind == "other":
+            return super().target(resize(self._other, (region.shape[-2], region.shape[-1])).clamp(0, 1))
+        true = super().target(region)
+        order = torch.randperm(true.weight.numel(), generator=torch.Generator().manual_seed(1))
+        weight = true.weight.flatten()[order].view_as(true.weight)
+        if self._kind == "mask":
+            return dataclasses.replace(true, weight=weight)
+        features = true.features.flatten(2)[..., order].view_as(true.features)
+        return dataclasses.replace(true, features=features, weight=weight)
+
+
+@dataclass(frozen=True)
+class FalseTokens(ImageTokens):
+    """Image tokens that say nothing, or something else.
+
+    Attributes:
+        kind: "zero", "shuffled" or "other" for another picture's.
+        other: another picture, (1, 3, h, w) in [0, 1].
+    """
+
+    kind: str = "zero"
+    other: Tensor | None = None
+
+    def of_tiles(self, plain: Tensor, scale: float) -> Injection:
+        """Tokens of tiles, see `ImageTokens.of_tiles`."""
+        if self.kind == "other" and self.other is not None:
+            plain = resize(self.other, (plain.shape[-2], plain.shape[-1])).clamp(0, 1).expand_as(plain)
+        true = super().of_tiles(plain, scale)
+        tokens = true.tokens.clone()
+        if self.kind == "zero":
+            tokens = torch.zeros_like(tokens)
+        if self.kind == "shuffled":  # places stay
+            order = torch.randperm(tokens.shape[1] - 1, generator=torch.Generator().manual_seed(1))
+            tokens[:, :-1, :-PLACE_DIM] = tokens[:, order, :-PLACE_DIM]
+        return dataclasses.replace(true, tokens=tokens)
 
 
 def random_network(seed: int = 0) -> Dinov2:
@@ -157,75 +219,52 @@ def random_network(seed: int = 0) -> Dinov2:
     return dino
 
 
+def tensor(picture: Image.Image) -> Tensor:
+    """(1, 3, H, W) in [0, 1]."""
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255
+
+
 class Lab:
-    """Runs arms; networks are loaded once."""
+    """Runs arms; networks are loaded once.
 
-    def __init__(self) -> None:
-        self.model = EmbeddedRender()
-        self._denoiser = self.model._denoiser
+    Args:
+        half: the denoiser in half precision, for speed.
+    """
+
+    def __init__(self, *, half: bool = True) -> None:
+        inner = PixelTileModel()
+        self.model: TileModel = HalfPrecision(inner) if half else inner
         self.nets = {True: load_dinov2(), False: random_network()}
+        self._adapter: Adapter | None = None
 
+    @torch.no_grad()
     def run(
         self, small: Image.Image, arm: Arm, settings: dict[str, Any], *, other: Image.Image, plant: Plant | None = None
     ) -> Tensor:
         """The enlarged picture, (1, 3, H, W); `other` is another small picture, for controls."""
-        self.model._denoiser = Fast(self._denoiser, plant)  # type: ignore[assignment]
-        self.model._codec = PixelCodec() if arm.loop else FinalOnly()
-        known = {field.name for field in dataclasses.fields(Settings)}
-        values = {k: v for k, v in {**settings, **arm.settings}.items() if k in known}
-        with ExitStack() as patches:
-            if not arm.final:
-                patches.enter_context(patch.object(lib_dino.run.run, "back_project", lambda image, *_, **__: image))
-            if arm.target != "true":
-                patches.enter_context(_target(arm.target, other))
-            if arm.tokens != "true":
-                patches.enter_context(_tokens(arm.tokens, other))
-            return upscale(small, Settings(**values), model=self.model, dino=self.nets[arm.trained]).picture.pixels
+        options, source = Settings(**{**settings, **arm.settings}), tensor(small)
+        model = self.model if plant is None else Planting(self.model, plant)
+        dino = self.nets[arm.trained]
+        job = prepare(source, plan_job(options, (source.shape[-2], source.shape[-1]), model), options, dino=dino)
+        looped = job if arm.loop else _inconsistent(job)
+        if arm.target != "true":
+            false = FalseTarget(dino, job.reference.image, plain=job.plain, kind=arm.target, other=tensor(other))
+            looped = dataclasses.replace(looped, meter=false)
+        tiles, skipped = wanted_tiles(looped, model)
+        conditions = Conditions(self._tokens(arm, job, tensor(other)))
+        sampled = sample_tiles(looped, model, tiles, skipped=skipped, conditions=conditions)
+        return finish(job if arm.final else _inconsistent(job), sampled, eight_bit).image
+
+    def _tokens(self, arm: Arm, job: Prepared, other: Tensor) -> ImageTokens | None:
+        strength, dino = job.settings.adapter_strength, self.nets[arm.trained]
+        if not strength:
+            return None
+        self._adapter = self._adapter or load_adapter(None, self.nets[True])
+        if arm.tokens == "true":
+            return ImageTokens(self._adapter, dino, strength)
+        return FalseTokens(self._adapter, dino, strength, arm.tokens, other)
 
 
-def _tensor(picture: Image.Image, size: tuple[int, int]) -> Tensor:
-    import numpy as np
-
-    image = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255
-    return resize(image, size).clamp(0, 1)
-
-
-@contextmanager
-def _target(kind: str, other: Image.Image) -> Iterator[None]:
-    true: Callable[[Yardstick, Tensor], Target] = Yardstick.target
-
-    def changed(self: Yardstick, region: Tensor) -> Target:
-        size = (region.shape[-2], region.shape[-1])
-        found = true(self, _tensor(other, size) if kind == "other" else region)
-        order = torch.randperm(found.weight.numel(), generator=torch.Generator().manual_seed(1))
-        weight = found.weight.flatten()[order].view_as(found.weight)
-        if kind == "mask":
-            return dataclasses.replace(found, weight=weight)
-        if kind == "shuffled":
-            features = found.features.flatten(2)[..., order].view_as(found.features)
-            return dataclasses.replace(found, features=features, weight=weight)
-        return found
-
-    with patch.object(Yardstick, "target", changed):
-        yield
-
-
-@contextmanager
-def _tokens(kind: str, other: Image.Image) -> Iterator[None]:
-    from lib_dino.adapter.injection import Adapter
-    from lib_dino.adapter.projectors import PLACE_DIM
-
-    true = Adapter.tokens
-
-    def changed(self: Adapter, dino: Dinov2, tiles: Tensor, scale: float, whole: Tensor | None = None) -> Tensor:
-        shown = _tensor(other, (tiles.shape[-2], tiles.shape[-1])) if kind == "other" else tiles
-        tokens = true(self, dino, shown, scale, whole).clone()
-        if kind == "zero":
-            return torch.zeros_like(tokens)
-        if kind == "shuffled":  # places stay
-            order = torch.randperm(tokens.shape[1] - 1, generator=torch.Generator().manual_seed(1))
-            tokens[:, :-1, :-PLACE_DIM] = tokens[:, order, :-PLACE_DIM]
-        return tokens
-
-    with patch.object(Adapter, "tokens", changed):
-        yield
+def _inconsistent(job: Prepared) -> Prepared:
+    """`job` with consistency off in the stages that are given it."""
+    return dataclasses.replace(job, settings=job.settings.replace(consistency=0.0))

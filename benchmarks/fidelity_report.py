@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from fidelity_stats import Change, Row, at_detail, averaged, change, spearman
 from PIL import Image, ImageDraw
+
+from .fidelity_stats import Change, Row, at_detail, averaged, change, spearman
 
 CONDITIONS = {(2, False): "x2 clean", (2, True): "x2 degraded", (4, False): "x4 clean", (4, True): "x4 degraded"}
 COLOURS = {"unguided": "#888888", "consistency": "#1f77b4", "DINO 1": "#d62728", "adapter": "#2ca02c",
@@ -443,7 +444,7 @@ def claims(results: Results) -> Iterator[str]:
 
 def write_report(rows: list[Row], options: argparse.Namespace) -> None:
     """Everything under `options.docs`."""
-    from fidelity import middles
+    from .fidelity import middles
 
     rows = [row for row in rows if (row["side"], row["steps"]) == (options.side, options.steps)]
     results = Results(rows)

@@ -1,6 +1,6 @@
 """What the corrections of a tile cost, counted, against the same tile without them.
 
-    python benchmarks/flops.py            # prints the table of docs/cost.md
+    python -m benchmarks.flops            # prints the table of docs/cost.md
 
 Networks of the real sizes stand without weights on torch's "meta" device, and `torch.utils.flop_counter` counts what
 their calls would multiply and add (two operations each). One tile of the size that suits the model, twice as large
@@ -10,26 +10,22 @@ with its gradient at every call. Resampling and the linear map to colour count o
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from lib_dino import Settings
 from lib_dino.measure.features import grid_size
-from lib_dino.networks.cleaner import held_to
 from lib_dino.networks.texture_net import embedded_texture, expected
-from lib_dino.sampling.correction import PixelCodec, TileCorrection
+from lib_dino.run.prepare import make_reference
+from lib_dino.sampling.consistency import Autoencoder, AutoencoderConsistency
 from lib_dino.sampling.sampler import schedule
 from lib_dino.tiling.resample import tile_operators
-from lib_dino.webui.model.vae import SPARING
+from lib_dino.webui.model.vae import EXACT_SIGMAS
 
 SCALE = 2
 TOKENS = 77
@@ -140,7 +136,7 @@ def resampling(side: int) -> tuple[float, float]:
 def once(side: int) -> float:
     """The networks that look at the source once a picture: cleaning and texture, for a source of `side` px."""
     source = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
-    return counted(lambda: expected(embedded_texture(), held_to(source, strength=1.0).image, float(SCALE)))
+    return counted(lambda: expected(embedded_texture(), make_reference(source, strength=1.0).image, float(SCALE)))
 
 
 @dataclass(frozen=True)
@@ -181,22 +177,18 @@ def cost(model: Callable[[int], float], channels: int, side: int, calls: int) ->
 
 def pulls(denoise: float, steps: int) -> tuple[int, int]:
     """Model calls of a tile, and how many of them pull exactly, by SD's own noise levels."""
-    ratios = schedule(denoise, steps)[:-1]
-    whole = torch.zeros(1, 3, 64, 64)
-    tile = tile_operators((32, 32), (64, 64), slice(0, 64), slice(0, 64))
-    correction, codec = TileCorrection(whole[..., ::SCALE, ::SCALE], tile, consistency=1.0, dead_zone=0.0), _Counted()
+    ratios, done = schedule(denoise, steps)[:-1], 0
+
+    def pull(picture: Tensor) -> Tensor:
+        nonlocal done
+        done += 1
+        return torch.zeros_like(picture)
+
+    same = Autoencoder(encode=lambda picture: picture, decode=lambda clean: clean)
+    consistency = AutoencoderConsistency(same, EXACT_SIGMAS, pull, 1.0, None)
     for ratio in ratios:
-        correction(whole, ratio, codec)
-    return len(ratios), codec.done
-
-
-class _Counted(PixelCodec):
-    sparing, done = SPARING, 0
-
-    def shift(self, clean: Tensor, change: Tensor) -> Tensor:
-        """Counts."""
-        self.done += 1
-        return clean + change
+        consistency(torch.zeros(1, 3, 1, 1), ratio)
+    return len(ratios), done
 
 
 def main() -> None:

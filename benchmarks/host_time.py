@@ -1,6 +1,6 @@
 """Where the time goes in a running WebUI, and beside Ultimate SD Upscale on the same grid of tiles.
 
-    python benchmarks/host_time.py --host http://127.0.0.1:7860 --tiles 4 16 64 --rounds 3
+    python -m benchmarks.host_time --host http://127.0.0.1:7860 --tiles 4 16 64 --rounds 3
 
 The WebUI needs the test extension `tests/hosts/probe`, which clocks the models inside it, and for the comparison
 Ultimate SD Upscale. All arms take turns within each round, so that a busy machine slows all of them alike; medians
@@ -16,13 +16,9 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
-from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "hosts"))
-
-from client import Host, picture
+from tests.hosts.client import Host, picture
 
 STRIDE_PX, TILE_PX = 192, 256
 PEER = "ultimate sd upscale"

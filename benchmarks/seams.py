@@ -1,4 +1,4 @@
-"""How visible the tile borders are: `python benchmarks/seams.py PHOTO ... [--denoise 0.2 0.5]`.
+"""How visible the tile borders are: `python -m benchmarks.seams PHOTO ... [--denoise 0.2 0.5]`.
 
 For every line where a tile begins or ends, or where the ramp between two tiles begins, has its middle or ends, the
 step across the line is compared with the steps across the lines beside it. A ratio of 1 is no seam; the same lines
@@ -9,21 +9,19 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
 
-import torch
 from torch import Tensor
 
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent / part) for part in ("", "training")]
+from lib_dino.measure.quality import seam_ratios
+from lib_dino.networks.dinov2 import load_dinov2
+from lib_dino.sampling.pixel_model import PixelTileModel
+from lib_dino.settings import Settings
+from lib_dino.tiling.plan import TilePlan
+from lib_dino.tiling.resample import resize
 
-from lib_dino.measure.quality import seam_ratios  # noqa: E402
-from lib_dino.networks.dinov2 import load_dinov2  # noqa: E402
-from lib_dino.pictures.picture import read_picture  # noqa: E402
-from lib_dino.run.run import Run  # noqa: E402
-from lib_dino.sampling.pixel_model import EmbeddedRender  # noqa: E402
-from lib_dino.settings import Settings  # noqa: E402
-from lib_dino.tiling.resample import resize  # noqa: E402
+from .runs import halved, middle, run
 
 
 def border_lines(starts: tuple[int, ...], tile_px: int, feather_px: int) -> list[int]:
@@ -35,42 +33,39 @@ def border_lines(starts: tuple[int, ...], tile_px: int, feather_px: int) -> list
     return sorted(lines)
 
 
-def worst_seam(image: Tensor, run: Run) -> float:
-    """The largest mean ratio over kinds of lines: all borders of the picture together, rows and columns."""
-    plan, feather = run.plan, run.settings.overlap
+def mean_seam(image: Tensor, plan: TilePlan, feather_px: int) -> float:
+    """The mean ratio over all borders of the picture, rows and columns; 1 where there is none."""
     ratios = [
-        *seam_ratios(image, border_lines(plan.tops, plan.tile[0], feather)),
-        *seam_ratios(image.transpose(-1, -2), border_lines(plan.lefts, plan.tile[1], feather)),
+        *seam_ratios(image, border_lines(plan.tops, plan.tile[0], feather_px)),
+        *seam_ratios(image.transpose(-1, -2), border_lines(plan.lefts, plan.tile[1], feather_px)),
     ]
-    return sum(ratios) / len(ratios)
+    return sum(ratios) / len(ratios) if ratios else 1.0
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Print a table, one row a picture and denoise."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("photos", nargs="+")
     parser.add_argument("--denoise", type=float, nargs="+", default=[0.2, 0.5])
     parser.add_argument("--tile-size", type=int, default=256)
+    parser.add_argument("--overlap", type=int, default=64)
     parser.add_argument("--side", type=int, default=384, help="the middle of each photo, this many pixels a side")
-    args = parser.parse_args()
-    model, dino = EmbeddedRender(), load_dinov2()
+    parser.add_argument("--steps", type=int, default=20)
+    args = parser.parse_args(argv)
+    model, dino = PixelTileModel(), load_dinov2()
     totals: dict[tuple[float, str], list[float]] = {}
     for photo in args.photos:
-        pixels = read_picture(photo).pixels
-        top, left = ((side - min(side, args.side)) // 2 for side in pixels.shape[-2:])
-        truth = pixels[..., top : top + args.side, left : left + args.side]
-        source = resize(truth, (truth.shape[-2] // 2, truth.shape[-1] // 2)).clamp(0, 1)
-        size = (2 * source.shape[-2], 2 * source.shape[-1])
+        source = halved(middle(photo, args.side))
         for denoise in args.denoise:
             arms = {
                 "img2img": Settings(denoise=denoise, consistency=0.0, dino_enabled=False),
                 "default": Settings(denoise=denoise),
             }
             for name, settings in arms.items():
-                run = Run(source, size, settings.replace(seed=1, tile_size=args.tile_size), model, dino)
-                with torch.no_grad():
-                    image = run.render()
-                figure, plain = worst_seam(image, run), worst_seam(resize(source, size), run)
+                settings = settings.replace(seed=1, tile_size=args.tile_size, steps=args.steps, overlap=args.overlap)
+                done = run(source, settings, model, dino)
+                enlarged = resize(source, done.job.target_size)
+                figure, plain = (mean_seam(image, done.tiles, settings.overlap) for image in (done.image, enlarged))
                 totals.setdefault((denoise, name), []).append(figure / plain)
                 sys.stdout.write(f"{photo}  denoise {denoise}  {name}: {figure:.3f} (enlarged source {plain:.3f})\n")
     for (denoise, name), ratios in totals.items():

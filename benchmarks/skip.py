@@ -1,4 +1,4 @@
-"""What leaving flat tiles alone saves and costs: `python benchmarks/skip.py PHOTO ... --judges FOLDER`.
+"""What leaving flat tiles alone saves and costs: `python -m benchmarks.skip PHOTO ... --judges FOLDER`.
 
 From every photograph the calmest window (least high-frequency energy) is halved and enlarged again with the embedded
 denoiser, with every tile painted and with flat tiles skipped; with `--traps FILE` (`benchmarks/traps.csv`) the windows
@@ -7,7 +7,7 @@ skipped; time relative to painting all (processor seconds); `seam`, the mean ste
 meets a painted one relative to its neighbourhood, painted, skipped, and at the same lines of the enlarged source.
 
 At the end, on the skipped tiles of photographs alone, PSNR to the original and distances to it in two networks that
-have no part in anything here (see `training/evaluate_denoiser.py`): painted; skipped; and skipped with white noise
+have no part in anything here (see `training/judges.py`): painted; skipped; and skipped with white noise
 added until it has the painted tile's high-frequency energy, which tells grain from structure.
 """
 
@@ -16,8 +16,7 @@ from __future__ import annotations
 import argparse
 import csv
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,20 +24,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent / part) for part in ("", "training")]
+from lib_dino.measure.quality import detail_energy, high_frequencies, psnr, seam_ratios
+from lib_dino.networks.dinov2 import Dinov2, load_dinov2
+from lib_dino.pictures.picture import read_picture
+from lib_dino.sampling.consistency import back_project
+from lib_dino.sampling.pixel_model import PixelTileModel
+from lib_dino.sampling.tile_model import TileModel
+from lib_dino.settings import Settings
+from lib_dino.tiling.plan import Tile
+from lib_dino.tiling.resample import resize
+from training.judges import load_distances
 
-from repair import load_judges  # noqa: E402
-from seams import border_lines  # noqa: E402
-
-from lib_dino.measure.quality import detail_energy, high_frequencies, psnr, seam_ratios  # noqa: E402
-from lib_dino.networks.dinov2 import Dinov2, load_dinov2  # noqa: E402
-from lib_dino.pictures.picture import read_picture  # noqa: E402
-from lib_dino.run.run import Run  # noqa: E402
-from lib_dino.sampling.consistency import back_project  # noqa: E402
-from lib_dino.sampling.pixel_model import EmbeddedRender  # noqa: E402
-from lib_dino.settings import Settings  # noqa: E402
-from lib_dino.tiling.plan import Tile  # noqa: E402
-from lib_dino.tiling.resample import resize  # noqa: E402
+from .runs import HalfPrecision, Run, halved, run
+from .seams import border_lines
 
 CALM = ("sky", "wall", "water", "bokeh")
 """Kinds of traps in which tiles might be left alone."""
@@ -59,7 +57,7 @@ class Both:
     left: Tensor
     plain: Tensor
     seconds: tuple[float, float]
-    skipped: list[Tile]
+    skipped: tuple[Tile, ...]
     run: Run
 
 
@@ -96,11 +94,12 @@ def trapped(path: Path, folder: Path, side: int) -> dict[str, Tensor]:
     return found
 
 
-def skip_seams(image: Tensor, skipped: list[Tile], run: Run) -> list[float]:
+def skip_seams(image: Tensor, skipped: Sequence[Tile], run: Run) -> list[float]:
     """Steps across the lines where a skipped tile meets a painted one, relative to those beside them."""
     ratios, height, width = [], *image.shape[-2:]
+    plan, overlap = run.tiles, run.job.settings.overlap
     for tile in skipped:
-        for other in run.plan:
+        for other in plan:
             if other in skipped:
                 continue
             rows, cols = ((max(tile.y0, other.y0), min(tile.y1, other.y1, height)),
@@ -109,8 +108,8 @@ def skip_seams(image: Tensor, skipped: list[Tile], run: Run) -> list[float]:
                 (image, (tile.y0, other.y0), cols), (image.transpose(-1, -2), (tile.x0, other.x0), rows)
             ):  # fmt: skip
                 beside = (tile.x0 == other.x0) if picture is image else (tile.y0 == other.y0)
-                if beside and abs(a - b) < run.plan.tile[0] and a != b:
-                    lines = border_lines(tuple(sorted((a, b))), run.plan.tile[0], run.settings.overlap)
+                if beside and abs(a - b) < plan.tile[0] and a != b:
+                    lines = border_lines(tuple(sorted((a, b))), plan.tile[0], overlap)
                     ratios += seam_ratios(picture[..., start:stop], lines)
     return ratios
 
@@ -122,24 +121,17 @@ def grainy(left: Tensor, painted: Tensor, draw: torch.Generator) -> Tensor:
     return (left + (lacking / detail_energy(noise)) ** 0.5 * noise).clamp(0, 1)
 
 
-def both_ways(truth: Tensor, args: argparse.Namespace, model: EmbeddedRender, dino: Dinov2) -> Both:
+def both_ways(truth: Tensor, args: argparse.Namespace, model: TileModel, dino: Dinov2) -> Both:
     """One picture with every tile painted, and with flat tiles skipped."""
-    size = (truth.shape[-2], truth.shape[-1])
-    source, images, spent = resize(truth, (size[0] // 2, size[1] // 2)).clamp(0, 1), [], []
-    for skip in (False, True):
-        settings = Settings(denoise=args.denoise, seed=1, tile_size=192, overlap=48, skip_flat=skip)
-        settings = settings.replace(
-            steps=args.steps, dino_strength=args.strength, texture=0.0, clean_source=0.0
-        )
-        started = time.process_time()
-        with torch.autocast("cpu", torch.bfloat16, enabled=args.bfloat16):
-            run = Run(source, size, settings, model, dino)
-            images.append(run.render().float())
-        spent.append(time.process_time() - started)
-    plain = back_project(resize(source, size).clamp(0, 1), source, strength=1.0)
-    told = run.report(images[1], 0.0).tiles
-    skipped = [tile for tile, each in zip(run.plan, told, strict=True) if each.skipped]
-    return Both(images[0], images[1], plain, (spent[0], spent[1]), skipped, run)
+    source = halved(truth)
+    settings = Settings(
+        denoise=args.denoise, seed=1, tile_size=args.tile_size, overlap=args.tile_size // 4, steps=args.steps,
+        dino_strength=args.strength, texture=0.0, clean_source=0.0,
+    )  # fmt: skip
+    painted = run(source, settings, model, dino)
+    left = run(source, settings.replace(skip_flat=True), model, dino)
+    plain = back_project(resize(source, left.job.target_size).clamp(0, 1), source, strength=1.0)
+    return Both(painted.image, left.image, plain, (painted.seconds, left.seconds), left.finished.sampled.skipped, left)
 
 
 def compared(both: Both, truth: Tensor, judges: dict[str, Callable[[Tensor, Tensor], float]]) -> list[list[float]]:
@@ -153,19 +145,21 @@ def compared(both: Both, truth: Tensor, judges: dict[str, Callable[[Tensor, Tens
 
 
 @torch.no_grad()
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Print a row for each picture and the means."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", nargs="+")
-    parser.add_argument("--judges")
+    parser.add_argument("--judges", type=Path)
     parser.add_argument("--traps", type=Path, help="list of traps; their photographs lie beside the first photo")
     parser.add_argument("--denoise", type=float, default=0.3)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--strength", type=float, default=0.5)
-    parser.add_argument("--bfloat16", action="store_true", help="the networks in half precision, for speed")
+    parser.add_argument("--bfloat16", action="store_true", help="the denoiser in half precision, for speed")
     parser.add_argument("--side", type=int, default=416)
-    args = parser.parse_args()
-    model, dino, judges = EmbeddedRender(), load_dinov2(), load_judges(args.judges)
+    parser.add_argument("--tile-size", type=int, default=192)
+    args = parser.parse_args(argv)
+    model = HalfPrecision(PixelTileModel()) if args.bfloat16 else PixelTileModel()
+    dino, judges = load_dinov2(), load_distances(args.judges)
     cases = {Path(photo).stem: calmest(read_picture(photo).pixels, args.side) for photo in args.photos}
     cases |= trapped(args.traps, Path(args.photos[0]).parent, args.side) if args.traps else {}
     seconds, rows, seams = [0.0, 0.0], [], []
@@ -176,13 +170,13 @@ def main() -> int:
         seams += zip(*steps, strict=True)
         rows += compared(both, truth, judges) if name in cases else []
         at = " / ".join(f"{sum(x) / len(x):.3f}" for x in steps if x) or "no border"
-        sys.stdout.write(f"{name}: {len(both.skipped)} of {len(both.run.plan)} tiles, "
+        sys.stdout.write(f"{name}: {len(both.skipped)} of {len(both.run.tiles)} tiles, "
                          f"time x{both.seconds[1] / both.seconds[0]:.2f}, seam {at}\n")  # fmt: skip
         sys.stdout.flush()
-    sys.stdout.write(f"all: time x{seconds[1] / seconds[0]:.2f}, seam ")
-    sys.stdout.write(" / ".join(f"{v:.3f}" for v in torch.tensor(seams).mean(0).tolist()) + f", {len(seams)} lines\n")
-    means = torch.tensor(rows, dtype=torch.float64).mean(0).tolist()
-    for index, label in enumerate(("PSNR", *judges)):
+    at = " / ".join(f"{sum(column) / len(seams):.3f}" for column in zip(*seams, strict=True)) or "no border"
+    sys.stdout.write(f"all: time x{seconds[1] / seconds[0]:.2f}, seam {at}, {len(seams)} lines\n")
+    means = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+    for index, label in enumerate(("PSNR", *judges) if rows else ()):
         painted, left, grain = means[3 * index : 3 * index + 3]
         sys.stdout.write(f"{label} of {len(rows)} skipped tiles of photographs: painted {painted:.4f}, "
                          f"skipped {left:.4f}, with grain {grain:.4f}\n")  # fmt: skip

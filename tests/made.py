@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lib_dino.networks.dinov2 import Dinov2, load_dinov2
-from lib_dino.networks.edit_detector import DetailHead, HeadShape
+from lib_dino.networks.edit_detector import DetectorShape, EditDetector
 from lib_dino.pictures.picture import Picture
 from lib_dino.report.maps import Heat
 from lib_dino.report.records import Report, TileReport
@@ -118,9 +118,9 @@ def ran(source, settings, model, dino=None, **more):
         return Ran(job, model, run_picture(job, model, on_progress=progress.append), progress)
 
 
-def random_head(dino, **shape):
+def random_detector(dino, **shape):
     """An edit detector of random weights for `dino`."""
     torch.manual_seed(3)
-    head = DetailHead(HeadShape(dino.dim, (1, 3), width=8, pixels=4, **shape))
+    head = EditDetector(DetectorShape(dino.dim, (1, 3), width=8, pixels=4, **shape))
     torch.nn.init.normal_(head.out.weight)
     return head.eval().requires_grad_(False)

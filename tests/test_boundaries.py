@@ -115,8 +115,10 @@ def loaded_by(statement: str, *names: str) -> list[str]:
 
 
 def test_planning_loads_without_torch():
-    statement = "import lib_dino, lib_dino.tiling.plan, lib_dino.webui_settings, lib_dino.report.records, lib_dino.errors"
+    names = ("tiling.plan", "webui_settings", "report.records", "errors")
+    statement = "import " + ", ".join(f"lib_dino.{name}" for name in names)
     assert loaded_by(statement, "torch", "PIL", "numpy") == []
+    assert loaded_by("import lib_dino.run.plan", "torch") == []
 
 
 def test_the_core_loads_without_the_networks_libraries():

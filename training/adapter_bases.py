@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from adapter_data import Batch
 from torch import Tensor, nn
 
 from lib_dino.adapter.diffusers_unet import cross_attention, injected
@@ -20,6 +19,8 @@ from lib_dino.networks.dinov2 import Dinov2
 from lib_dino.sampling.pixel_model import NOISE_SCALE
 from lib_dino.sampling.sampler import noise_to_signal
 from lib_dino.tiling.resample import resize
+
+from .adapter_data import Batch
 
 Inject = Callable[..., Injection]
 """Makes the injection of a batch; takes `rows`, which sample each input belongs to, and `origin`, where it begins."""

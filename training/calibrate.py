@@ -1,7 +1,7 @@
 """Fit what `lib_dino.calibration` keeps for one DINOv2 network: drift thresholds and the expected-detail head.
 
     make calibrate FEATURES=folder-or-file PHOTOS=folder
-    python training/calibrate.py --features FOLDER --photos FOLDER [--scenes 500] [--minutes 10] [--out FOLDER]
+    python -m training.calibrate --features FOLDER --photos FOLDER [--scenes 500] [--minutes 10] [--out FOLDER]
 
 Any folder of photographs will do; nothing in them is labelled. Tiles are made from them with planted edits
 (`planted.py`) and without; the head learns to tell the two apart on four fifths of the pictures, and thresholds are
@@ -16,7 +16,6 @@ scene. Larger networks want a GPU (`--device`).
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,9 +26,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
-from planted import (  # noqa: E402
+from lib_dino.measure.calibration import Calibration, Thresholds, files_beside, save_thresholds
+from lib_dino.measure.drift import DriftMeter, TileDrift, make_target, mean_feature, patch_drift, spread
+from lib_dino.measure.edits import pixel_channels, seen_channels, tokens_at
+from lib_dino.measure.features import feature_grid
+from lib_dino.networks.denoiser import load_denoiser
+from lib_dino.networks.dinov2 import Dinov2, load_dinov2
+from lib_dino.networks.edit_detector import DetectorShape, EditDetector, save_detector
+from lib_dino.sampling.consistency import back_project
+from lib_dino.sampling.pixel_model import NOISE_SCALE
+from lib_dino.sampling.sampler import sample, schedule
+from lib_dino.tiling.resample import resize, tile_operators
+
+from .planted import (
     KINDS,
     PATCH_PX,
     Carrier,
@@ -47,18 +56,6 @@ from planted import (  # noqa: E402
     tells,
     untouched,
 )
-
-from lib_dino.measure.calibration import Calibration, Thresholds, files_beside, save_thresholds  # noqa: E402
-from lib_dino.measure.drift import TileDrift, Yardstick, make_target, mean_feature, patch_drift, spread  # noqa: E402
-from lib_dino.measure.edits import pixel_channels, seen_channels, tokens_at  # noqa: E402
-from lib_dino.measure.features import feature_grid  # noqa: E402
-from lib_dino.networks.denoiser import load_denoiser  # noqa: E402
-from lib_dino.networks.dinov2 import Dinov2, load_dinov2  # noqa: E402
-from lib_dino.networks.edit_detector import DetailHead, HeadShape, save_head  # noqa: E402
-from lib_dino.sampling.consistency import back_project  # noqa: E402
-from lib_dino.sampling.pixel_model import NOISE_SCALE  # noqa: E402
-from lib_dino.sampling.sampler import sample, schedule  # noqa: E402
-from lib_dino.tiling.resample import resize, tile_operators  # noqa: E402
 
 TILE_PX = 224
 CARRIERS = {"true": 0.28, "recompressed": 0.12, "grainy": 0.06, "sharpened": 0.14, "plain": 0.05,
@@ -135,7 +132,7 @@ class Inputs:
     """What the head is given of many cases, float16, and what it should answer.
 
     Attributes:
-        pixels, made, plain, seen: as `DetailHead.forward` takes them; tokens empty for a head without.
+        pixels, made, plain, seen: as `EditDetector.forward` takes them; tokens empty for a head without.
         change: (N, gh, gw), mean absolute change in 1/255.
         cases: kind, carrier, visibility, picture of each.
     """
@@ -184,12 +181,12 @@ def drift_of(dino: Dinov2, case: Case) -> tuple[Tensor, Tensor]:
 
 
 def fit_head(
-    data: Inputs, shape: HeadShape, *, minutes: float, seed: int = 0, leave_out: str | None = None
-) -> DetailHead:
+    data: Inputs, shape: DetectorShape, *, minutes: float, seed: int = 0, leave_out: str | None = None
+) -> EditDetector:
     """A head trained for `minutes` of processor time; `leave_out` keeps one kind of edit away from it."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    head = DetailHead(shape).to(memory_format=torch.channels_last)
+    head = EditDetector(shape).to(memory_format=torch.channels_last)
     if shape.tokens:
         some = data.plain[:: max(1, len(data.plain) // 200)].float()
         head.token_mean.copy_(some.mean((0, 2, 3), keepdim=True))
@@ -212,7 +209,7 @@ def fit_head(
     return head.eval().requires_grad_(False)
 
 
-def head_loss(head: DetailHead, data: Inputs, index: Tensor) -> Tensor:
+def head_loss(head: EditDetector, data: Inputs, index: Tensor) -> Tensor:
     """Cross-entropy by patch; what was changed more weighs more, and changed patches as a whole four times."""
     logits = answer(head, data, index, harm=True)
     change = data.change[index]
@@ -221,7 +218,7 @@ def head_loss(head: DetailHead, data: Inputs, index: Tensor) -> Tensor:
     return (F.binary_cross_entropy_with_logits(logits, wanted, reduction="none") * weight).sum() / weight.sum()
 
 
-def answer(head: DetailHead, data: Inputs, index: Tensor, *, harm: bool = False) -> Tensor:
+def answer(head: EditDetector, data: Inputs, index: Tensor, *, harm: bool = False) -> Tensor:
     """Logits for some cases; `harm` adds noise to tokens and drops some channels, against learning by heart."""
     pixels, made, plain, seen = (
         x[index].float().contiguous(memory_format=torch.channels_last)
@@ -235,7 +232,7 @@ def answer(head: DetailHead, data: Inputs, index: Tensor, *, harm: bool = False)
         return head(pixels, *tokens, seen).float()
 
 
-def answers(head: DetailHead, data: Inputs) -> Tensor:
+def answers(head: EditDetector, data: Inputs) -> Tensor:
     """Logits for all cases, (N, gh, gw)."""
     with torch.no_grad():
         return torch.cat([answer(head, data, part) for part in torch.arange(len(data.cases)).split(16)])
@@ -293,19 +290,19 @@ def _degraded(result: Tensor, kind: str, seed: int) -> Tensor:
     return result
 
 
-def measured(dino: Dinov2, head: DetailHead | None, case: Case) -> TileDrift:
+def measured(dino: Dinov2, head: EditDetector | None, case: Case) -> TileDrift:
     """The product's own measure of a case that is a whole picture."""
     size, small = ((x.shape[-2], x.shape[-1]) for x in (case.result, case.source))
     plain = resize(case.source, size).clamp(0, 1)
     calibration = Calibration(Thresholds(), head)
     with torch.no_grad():
-        yardstick = Yardstick(dino, case.source, plain=plain, calibration=calibration)
+        meter = DriftMeter(dino, case.source, plain=plain, calibration=calibration)
         operators = tile_operators(small, size, slice(0, size[0]), slice(0, size[1]))
-        return yardstick.tile(case.result, operators, detail=True)
+        return meter.tile(case.result, operators, detail=True)
 
 
 def fit_thresholds(
-    dino: Dinov2, head: DetailHead | None, nulls: Iterator[Case], edited: list[Case]
+    dino: Dinov2, head: EditDetector | None, nulls: Iterator[Case], edited: list[Case]
 ) -> tuple[Thresholds, dict[str, float]]:
     """Thresholds from honest tiles and from edited ones, and how well they part them."""
     honest = [measured(dino, head, case) for case in nulls]
@@ -316,7 +313,7 @@ def fit_thresholds(
     invented = float(torch.cat(strong).median()) if any(len(x) for x in strong) else bound
     alarm = None
     if head is not None:
-        scores = torch.tensor([tile.suspicion_score for tile in honest])
+        scores = torch.tensor([tile.edit_probability for tile in honest])
         alarm = min(1.0, float(torch.quantile(scores, HONEST_SHARE)))
     found = torch.cat(strong) if strong else drifts[:0]
     figures = {"honest_tiles": len(honest), "drift_patch_auc": auc(found, drifts),
@@ -347,7 +344,7 @@ def calibrate(
     rng, upscale = np.random.default_rng(seed), embedded_upscale()
     train, rest = split(pictures)
     layers = tuple(sorted({max(1, round(dino.depth * part)) for part in (0.375, 0.625, 1)}))
-    shape = HeadShape(dino.dim, layers, tokens=with_tokens)
+    shape = DetectorShape(dino.dim, layers, tokens=with_tokens)
     found = list(cases(rest, max(2, scenes // 5), upscale, rng))
     held, head = inputs(dino, found, shape.layers), None
     figures: dict[str, object] = {"photographs": len(pictures), "scenes": scenes, "minutes": minutes, "seed": seed}
@@ -361,7 +358,7 @@ def calibrate(
     thresholds, more = fit_thresholds(dino, head, null_cases(rest, nulls, null_px, upscale, rng), found)
     settings, weights = (folder / path.name for path in files_beside(dino.path or Path("model.safetensors")))
     if head is not None:
-        save_head(head, weights)
+        save_detector(head, weights)
     else:
         weights.unlink(missing_ok=True)
     save_thresholds(settings, dino, thresholds, figures | {k: round(v, 4) for k, v in more.items()})

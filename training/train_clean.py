@@ -1,8 +1,8 @@
 """Train the network that cleans spoiled sources (`lib_dino/embedded/clean`) on the pictures of `photographs.csv`.
 
-    python training/train_clean.py train --minutes 45      # resumes training/runs/clean/state.pt if it is there
-    python training/train_clean.py export                  # its averaged weights -> lib_dino/embedded/clean
-    python training/train_clean.py evaluate                # the shipped ones on the held-out photographs
+    python -m training.train_clean train --minutes 45      # resumes training/runs/clean/state.pt if it is there
+    python -m training.train_clean export                  # its averaged weights -> lib_dino/embedded/clean
+    python -m training.train_clean evaluate                # the shipped ones on the held-out photographs
 
 A sharp crop is made small by a random filter and factor, then spoiled: sensor noise, JPEG, both, or nothing in a
 quarter of the crops. The target is the crop made small by the product's own operator, or, where nothing was done,
@@ -16,7 +16,6 @@ import copy
 import io
 import math
 import os
-import sys
 import time
 from pathlib import Path
 
@@ -25,14 +24,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
-from photographs import photographs  # noqa: E402
-from train_denoiser import Crops  # noqa: E402
+from lib_dino.measure.quality import psnr
+from lib_dino.networks.cleaner import EMBEDDED, Cleaner, save_cleaner
+from lib_dino.run.prepare import make_reference
+from lib_dino.tiling.resample import resize
 
-from lib_dino.measure.quality import psnr  # noqa: E402
-from lib_dino.networks.cleaner import EMBEDDED, Cleaner, held_to, save_cleaner  # noqa: E402
-from lib_dino.tiling.resample import resize  # noqa: E402
+from .photographs import photographs
+from .train_denoiser import Crops
+
+HERE = Path(__file__).resolve().parent
 
 SIDE_PX = 64
 BATCH = 16
@@ -168,11 +168,11 @@ def evaluate() -> None:
             grain = np.random.default_rng(0).normal(0, noise, (small.height, small.width, 3)) if noise else 0
             spoiled = Image.fromarray(np.clip(np.asarray(small) + grain, 0, 255).round().astype(np.uint8))
             truth, given = tensor(small), tensor(spoiled if quality == 100 else jpeg(spoiled, quality, 2))
-            found = held_to(given[None], strength=1.0)
-            before, after = (min(99.0, psnr(image, truth)) for image in (given, found.image[0]))
-            rows.append((before, after, 255 * found.taken, found.taken == 0))
-        before, after, taken, alone = np.mean(rows, 0)
-        print(f"| {kind} | {before:.2f} | {after:.2f} | {taken:.2f} | {alone:.0%} |", flush=True)
+            reference = make_reference(given[None], strength=1.0)
+            before, after = (min(99.0, psnr(image, truth)) for image in (given, reference.image[0]))
+            rows.append((before, after, 255 * reference.removed_rms, reference.removed_rms == 0))
+        before, after, removed, alone = np.mean(rows, 0)
+        print(f"| {kind} | {before:.2f} | {after:.2f} | {removed:.2f} | {alone:.0%} |", flush=True)
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Train the embedded denoiser (`lib_dino/embedded/denoiser`) on the pictures of `photographs.csv`.
 
-    python training/train_denoiser.py train --minutes 110      # resumes training/runs/denoiser/state.pt if it is there
-    python training/train_denoiser.py export                   # its averaged weights -> lib_dino/embedded/denoiser
+    python -m training.train_denoiser train --minutes 110      # resumes training/runs/denoiser/state.pt if it is there
+    python -m training.train_denoiser export                   # its averaged weights -> lib_dino/embedded/denoiser
 
 The network is trained on the states an img2img run passes through. A sharp crop x0 and the same crop made soft, y
 (reduced by a random filter and factor, now and then with JPEG or sensor noise, and enlarged again), are mixed with
@@ -18,7 +18,6 @@ import json
 import math
 import os
 import random
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -30,11 +29,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
-from photographs import photographs  # noqa: E402
+from lib_dino.networks.denoiser import EMBEDDED, FILES, SIGMA_DATA, OneToken, predict_clean
 
-from lib_dino.networks.denoiser import EMBEDDED, FILES, SIGMA_DATA, OneToken, predict_clean  # noqa: E402
+from .photographs import photographs
+
+HERE = Path(__file__).resolve().parent
 
 Resampling = Image.Resampling
 CONFIG: dict[str, Any] = {

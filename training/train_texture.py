@@ -1,9 +1,9 @@
 """Train the network that expects textures (`lib_dino/embedded/texture`) on the pictures of `photographs.csv`.
 
-    python training/train_texture.py data --count 3000     # crops and their energies, about 0.2 s each
-    python training/train_texture.py train --steps 1800
-    python training/train_texture.py export                # -> lib_dino/embedded/texture
-    python training/train_texture.py evaluate              # the shipped one on the held-out photographs
+    python -m training.train_texture data --count 3000     # crops and their energies, about 0.2 s each
+    python -m training.train_texture train --steps 1800
+    python -m training.train_texture export                # -> lib_dino/embedded/texture
+    python -m training.train_texture evaluate              # the shipped one on the held-out photographs
 
 A sharp crop is made small; what the small one cannot show of it is split into bands, and their local energies are what
 the network learns to expect, with the spread of that expectation (Laplace, of the logarithm). Three tenths of the crops
@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import os
 import random
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +24,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
-from photographs import photographs  # noqa: E402
-from train_clean import Spoiled, jpeg, tensor  # noqa: E402
-
-from lib_dino.networks.texture_net import (  # noqa: E402
+from lib_dino.networks.texture_net import (
     BANDS,
     CENTRE,
     DIRECTIONS,
@@ -46,9 +40,14 @@ from lib_dino.networks.texture_net import (  # noqa: E402
     source_channels,
     split,
     unseen,
-    with_texture,
 )
-from lib_dino.tiling.resample import resize  # noqa: E402
+from lib_dino.run.finish import match_texture
+from lib_dino.tiling.resample import resize
+
+from .photographs import photographs
+from .train_clean import Spoiled, jpeg, tensor
+
+HERE = Path(__file__).resolve().parent
 
 SIDES = {56: 0.25, 112: 0.45, 224: 0.3}
 """Sides of small crops, pixels, and how often."""
@@ -207,7 +206,7 @@ def evaluate() -> None:
             wanted = expected(net, small, factor)
             true = energies(split(unseen(truth, size), factor), SPREAD_PX * factor)
             shown = F.interpolate(wanted.log, size=(side, side), mode="bilinear")
-            after = with_texture(truth, wanted, size, factor, strength=1.0)
+            after = match_texture(truth, wanted, size, factor, strength=1.0)
             kept = float(unseen(after, size).square().mean() / unseen(truth, size).square().mean()) ** 0.5
             error = float((shown - (true + EPS).log()).abs().mean())
             rows.append((error, kept, -10 * np.log10(max(1e-10, float((after - truth).square().mean())))))

@@ -15,19 +15,19 @@ from weakref import WeakKeyDictionary
 
 from ..errors import ModelError
 from ..networks.dinov2 import Dinov2, fingerprint
-from ..networks.edit_detector import DetailHead, load_head
+from ..networks.edit_detector import EditDetector, load_detector
 
 VERSION: Final = 1
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """From where on drift above the floor, and suspicion, count for one feature network.
+    """From where on drift above the floor, and edit probability, count for one feature network.
 
     Attributes:
         bound: weighted patch drift that one patch in a hundred of honest results exceeds.
         invented: weighted patch drift that half of all plainly visible inventions exceed; for colour scales.
-        alarm: a tile's suspicion from which on it is reported, 0 to 1; None where there is no head.
+        alarm: a tile's edit probability from which on it is reported, 0 to 1; None where there is no detector.
         measured: whether they were fitted for this network, or are the defaults.
     """
 
@@ -52,7 +52,7 @@ class Calibration:
     """Thresholds, and the head where there is one."""
 
     thresholds: Thresholds = Thresholds()
-    head: DetailHead | None = None
+    head: EditDetector | None = None
 
 
 def files_beside(weights: Path) -> tuple[Path, Path]:
@@ -93,7 +93,7 @@ def _read(settings: Path, head: Path, dino: Dinov2) -> Calibration:
         raise ModelError(f"{settings} is no calibration ({error!r}). Delete it or run `make calibrate`.") from error
     if not belongs:
         raise ModelError(f"{settings} was made for another network than {dino.name}. Delete it or calibrate anew.")
-    return Calibration(limits, load_head(head, dino) if limits.alarm is not None else None)
+    return Calibration(limits, load_detector(head, dino) if limits.alarm is not None else None)
 
 
 def _norm_fingerprint(dino: Dinov2) -> str:

@@ -2,8 +2,8 @@
 
 The result is compared at the source's own scale, made small by the very operators it was enlarged by, so detail that
 the source cannot have is no error: only what would be seen in the source is. It is compared with the features of the
-same region alone, not with those cut from the whole source: what surrounds a patch colours its features, more
-than any drift that is looked for (docs/constants.md). Only the mean that features are centred by is the whole source's.
+same region alone, not with those cut from the whole source: what surrounds a patch colours its features more
+than drift does (docs/constants.md). Only the mean that features are centred by is the whole source's.
 
 What plain enlargement of the source costs by the same measure is the floor: drift up to it is no one's fault.
 """
@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..networks.dinov2 import Dinov2
-from ..networks.edit_detector import DetailHead
+from ..networks.edit_detector import EditDetector
 from ..tiling.resample import TileOperators, resize
 from .calibration import Calibration, Thresholds
 from .edits import detail_logits
@@ -34,11 +34,11 @@ WORST_SHARE: Final = 0.1
 """Share of a tile's patches whose mean is the tile's score: a small invented thing must not drown in a large tile."""
 
 KEPT: Final = 8
-"""Tiles whose target and floor a yardstick remembers; a few MB each with a large network."""
+"""Tiles whose target and floor a meter remembers; a few MB each with a large network."""
 
 
-SUSPICION_PATCHES: Final = 4
-"""Patches whose mean suspicion is a tile's: about what a small thing covers at the result's scale."""
+EDIT_PATCHES: Final = 4
+"""Patches whose mean is a tile's edit probability: about what a small thing covers at the result's scale."""
 
 
 @dataclass(frozen=True)
@@ -65,55 +65,55 @@ class TileDrift:
         weight: (gh, gw), 0 to 1: how much each patch of the source says.
         mean: mean over patches, by weight, of drift as it is, floor included.
         worst: the largest weighted patch drift, floor included.
-        enlarged: the same mean for the plainly enlarged source: the floor.
-        thresholds: what `over` compares with unless told otherwise.
+        baseline: the same mean for the plainly enlarged source: the floor.
+        thresholds: what `share_over` compares with unless told otherwise.
         rows, cols: the source pixels that the maps cover.
-        suspicion: (rh, rw), 0 to 1, how likely each patch of 14 px of the result was invented, by everything there
+        edit_map: (rh, rw), 0 to 1, how likely each patch of 14 px of the result was invented, by everything there
             is to see at the source's and at the result's scale; the last row and column may reach beyond the tile.
-            None where the feature network has no expected-detail head.
-        size: (height, width) of what `suspicion` covers, pixels of the result, 0 without one.
+            None where the feature network has no edit detector.
+        size: (height, width) of what `edit_map` covers, pixels of the result, 0 without one.
     """
 
     patches: Tensor
     weight: Tensor
     mean: float
     worst: float
-    enlarged: float
+    baseline: float
     thresholds: Thresholds
     rows: slice
     cols: slice
-    suspicion: Tensor | None = None
+    edit_map: Tensor | None = None
     size: tuple[int, int] = (0, 0)
 
     @property
-    def score(self) -> float:
+    def worst_tenth_mean(self) -> float:
         """Mean of the worst tenth of `patches`: the figure a tile is judged by."""
         flat = self.patches.flatten()
         return float(flat.topk(max(1, math.ceil(WORST_SHARE * len(flat)))).values.mean())
 
     @property
-    def suspicion_score(self) -> float | None:
-        """Mean of the four most suspicious patches, 0 to 1; None without a head."""
-        if self.suspicion is None:
+    def edit_probability(self) -> float | None:
+        """Mean of the four patches most likely invented, 0 to 1; None without a detector."""
+        if self.edit_map is None:
             return None
-        flat = self.suspicion.flatten()
-        return float(flat.topk(min(SUSPICION_PATCHES, len(flat))).values.mean())
+        flat = self.edit_map.flatten()
+        return float(flat.topk(min(EDIT_PATCHES, len(flat))).values.mean())
 
     @property
     def alarm(self) -> bool:
-        """True when an invention is likely: by suspicion where there is a head, else by drift."""
-        suspicion = self.suspicion_score
-        if suspicion is None or self.thresholds.alarm is None:
-            return self.score > self.thresholds.bound
-        return suspicion > self.thresholds.alarm
+        """True where something was probably invented: by edit probability where there is a detector, else by drift."""
+        probability = self.edit_probability
+        if probability is None or self.thresholds.alarm is None:
+            return self.worst_tenth_mean > self.thresholds.bound
+        return probability > self.thresholds.alarm
 
-    def over(self, bound: float | None = None) -> float:
+    def share_over(self, bound: float | None = None) -> float:
         """Share of patches above `bound`, or above the network's own, 0 to 1."""
         limit = self.thresholds.bound if bound is None else bound
         return float((self.patches > limit).float().mean())
 
 
-class Yardstick:
+class DriftMeter:
     """Measures results against one source.
 
     Args:
@@ -164,7 +164,7 @@ class Yardstick:
 
         Args:
             made: (1, 3, h, w) in [0, 1], the tile as it came out, padding included.
-            operators: the tile's, which must know something (`knows_something`).
+            operators: the tile's, which must know something (`covers_source`).
             detail: also judge the detail that downscaling cannot see, where the network has a head; it takes
                 about as long as looking at the tile and at its plain enlargement at full size.
         """
@@ -173,17 +173,17 @@ class Yardstick:
         distance = patch_drift(grid, target)
         over = target.weight * told * (distance - floor).clamp(min=0)
         head = self.calibration.head if detail else None
-        suspicion, size = self._suspicion(head, made, operators, over, target.weight)
+        edit_map, size = self._edit_map(head, made, operators, over, target.weight)
         return TileDrift(
             patches=over[0].cpu(),
             weight=target.weight[0].cpu(),
             mean=float(weighted_mean(distance, target.weight)),
             worst=float((target.weight * distance).max()),
-            enlarged=float(weighted_mean(floor, target.weight)),
+            baseline=float(weighted_mean(floor, target.weight)),
             thresholds=self.thresholds,
             rows=operators.rows.span,
             cols=operators.cols.span,
-            suspicion=suspicion,
+            edit_map=edit_map,
             size=size,
         )
 
@@ -199,8 +199,8 @@ class Yardstick:
             self._kept.append((key, expected))
         return expected
 
-    def _suspicion(
-        self, head: DetailHead | None, made: Tensor, operators: TileOperators, over: Tensor, weight: Tensor
+    def _edit_map(
+        self, head: EditDetector | None, made: Tensor, operators: TileOperators, over: Tensor, weight: Tensor
     ) -> tuple[Tensor | None, tuple[int, int]]:
         if head is None or self._plain is None:
             return None, (0, 0)

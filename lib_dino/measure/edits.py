@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..networks.dinov2 import Dinov2
 from ..networks.dinov2_weights import PATCH_PX
-from ..networks.edit_detector import DetailHead
+from ..networks.edit_detector import EditDetector
 from ..tiling.padding import pad_symmetric
 from ..tiling.resample import TileOperators
 from .features import normalised
@@ -20,7 +20,7 @@ WINDOW: Final = 20
 
 
 def detail_logits(
-    dino: Dinov2, head: DetailHead, made: Tensor, plain: Tensor, source: Tensor, operators: TileOperators,
+    dino: Dinov2, head: EditDetector, made: Tensor, plain: Tensor, source: Tensor, operators: TileOperators,
     over: Tensor, weight: Tensor,
 ) -> tuple[Tensor, tuple[int, int]]:
     """Logits of the expected-detail head for the part of a tile that its source pixels cover.

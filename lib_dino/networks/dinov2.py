@@ -1,9 +1,9 @@
 """DINOv2 from one weights file, on blocks from `transformers` or from `timm`.
 
 The transformer blocks are a library's; patch embedding, positions, registers and the final norm are applied here,
-so both libraries get the very same tokens. They would place position embeddings differently
-away from the native size (docs/constants.md): here they are resized bicubically to the exact patch grid, with antialiasing, as the
-original does for its models with registers, and for models without them too.
+so both libraries get the very same tokens. They would place position embeddings differently away from the native size
+(docs/constants.md): here they are resized bicubically to the exact patch grid, with antialiasing, as the original does
+for its models with registers, and for models without them too.
 """
 
 from __future__ import annotations

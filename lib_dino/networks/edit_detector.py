@@ -33,8 +33,8 @@ VERSION: Final = 1
 
 
 @dataclass(frozen=True)
-class HeadShape:
-    """Sizes of a head.
+class DetectorShape:
+    """Sizes of a detector.
 
     Attributes:
         dim: width of the feature network's tokens.
@@ -51,13 +51,13 @@ class HeadShape:
     tokens: bool = True
 
 
-class DetailHead(nn.Module):
+class EditDetector(nn.Module):
     """Pixels and tokens to a logit a patch."""
 
     token_mean: Tensor
     token_scale: Tensor
 
-    def __init__(self, shape: HeadShape) -> None:
+    def __init__(self, shape: DetectorShape) -> None:
         super().__init__()
         self.shape = shape
         width, fine = shape.width, shape.pixels
@@ -104,12 +104,12 @@ class DetailHead(nn.Module):
         return logit
 
 
-def save_head(head: DetailHead, path: Path) -> None:
+def save_detector(head: EditDetector, path: Path) -> None:
     """Write the head as float16 safetensors, its shape in the metadata."""
     save_net(head, path, kind="detail_head", version=VERSION, **vars(head.shape))
 
 
-def load_head(path: Path, dino: Dinov2) -> DetailHead:
+def load_detector(path: Path, dino: Dinov2) -> EditDetector:
     """The head in `path`, on the feature network's device, frozen, float32.
 
     Raises:
@@ -128,5 +128,5 @@ def load_head(path: Path, dino: Dinov2) -> DetailHead:
         return head.to(dino.positions.device)
 
 
-def _make_head(*, layers: list[int], **shape: Any) -> DetailHead:
-    return DetailHead(HeadShape(layers=tuple(layers), **shape))
+def _make_head(*, layers: list[int], **shape: Any) -> EditDetector:
+    return EditDetector(DetectorShape(layers=tuple(layers), **shape))

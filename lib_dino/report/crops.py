@@ -61,8 +61,8 @@ def _only(text: str) -> Image.Image:
 
 def _labels(patch: WorstPatch) -> tuple[str, str]:
     y, x = (patch.box[0] + patch.box[2]) // 2, (patch.box[1] + patch.box[3]) // 2
-    suspicion = "" if patch.suspicion is None else f", suspicion {patch.suspicion:.2f}"
-    return f"source, at x {x}, y {y}", f"result, drift {patch.drift:.2f}{suspicion}"
+    probability = "" if patch.edit_probability is None else f", edit probability {patch.edit_probability:.2f}"
+    return f"source, at x {x}, y {y}", f"result, drift {patch.drift:.2f}{probability}"
 
 
 def _around(first: int, last: int, limit: int) -> slice:

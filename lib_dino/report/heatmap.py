@@ -26,8 +26,8 @@ from end to end, so that it reads in grey and for colour-blind people too."""
 MOST_PX: Final = 4096
 """Longest side of the map's picture; larger results are shown smaller."""
 
-TITLES: Final = {"drift": "Drift above plain enlargement", "suspicion": "How likely it was invented"}
-LIMITS: Final = {"drift": "bound", "suspicion": "alarm"}
+TITLES: Final = {"drift": "Drift above plain enlargement", "edits": "How likely it was invented"}
+LIMITS: Final = {"drift": "bound", "edits": "alarm"}
 
 Array = npt.NDArray[Any]
 _OPACITY: Final = 0.7
@@ -43,7 +43,7 @@ def heatmap(picture: Picture, heat: Heat | None, report: Report) -> Image.Image:
 
     Args:
         picture: the result.
-        heat: drift or suspicion; None when drift was not measured.
+        heat: drift or edit probability; None when drift was not measured.
         report: of the picture, for the figures.
     """
     shown = seen_whole(picture, most_px=MOST_PX)

@@ -16,7 +16,7 @@ from ..networks.dinov2_weights import PATCH_PX
 from .records import WORST_APART, WORST_SHOWN, WorstPatch
 
 HEAT_PX: Final = 4096
-"""Longest side of a map of suspicion; those of larger pictures are coarser."""
+"""Longest side of a map of edit probability; those of larger pictures are coarser."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Heat:
     """A map of a whole picture.
 
     Attributes:
-        kind: "drift", above plain enlargement, or "suspicion", how likely each place was invented.
+        kind: "drift", above plain enlargement, or "edits", how likely each place was invented.
         values: (1, 1, h, w), at any scale.
         limit: from where on a place counts: the bound, or the alarm.
         top: where a colour scale ends.
@@ -39,7 +39,7 @@ class Heat:
 def heats(
     tiles: Sequence[TileDrift], source_size: tuple[int, int], result_size: tuple[int, int], *, bound: float
 ) -> tuple[Heat, ...]:
-    """The maps of a picture, the more telling first: suspicion where there is a head, then drift; none for no tiles.
+    """The maps of a picture, the more telling first: edits where there is a detector, then drift; none for no tiles.
 
     Args:
         tiles: drift of every tile.
@@ -50,18 +50,18 @@ def heats(
         return ()
     limits = tiles[0].thresholds
     drift = Heat("drift", drift_map(tiles, source_size), bound, max(limits.invented, 2 * bound))
-    if limits.alarm is None or any(tile.suspicion is None for tile in tiles):
+    if limits.alarm is None or any(tile.edit_map is None for tile in tiles):
         return (drift,)
-    return Heat("suspicion", _suspicion_map(tiles, source_size, result_size), limits.alarm, 1.0), drift
+    return Heat("edits", _edit_map(tiles, source_size, result_size), limits.alarm, 1.0), drift
 
 
-def _suspicion_map(tiles: Sequence[TileDrift], source_size: tuple[int, int], result_size: tuple[int, int]) -> Tensor:
+def _edit_map(tiles: Sequence[TileDrift], source_size: tuple[int, int], result_size: tuple[int, int]) -> Tensor:
     """Put together like `drift.drift_map`, but at the result's scale."""
     shrink = min(1.0, HEAT_PX / max(result_size))
     out = torch.zeros(1, 1, *(max(1, round(side * shrink)) for side in result_size))
     for tile in tiles:
-        assert tile.suspicion is not None, "a map of suspicion needs it in every tile"
-        whole = F.interpolate(tile.suspicion[None, None].float(), scale_factor=PATCH_PX, mode="bilinear")
+        assert tile.edit_map is not None, "a map of edit probability needs it in every tile"
+        whole = F.interpolate(tile.edit_map[None, None].float(), scale_factor=PATCH_PX, mode="bilinear")
         spans = []
         for i, region in enumerate((tile.rows, tile.cols)):
             first = region.start * result_size[i] / source_size[i] * shrink
@@ -90,12 +90,12 @@ def tile_figures(
     return {
         "drift": drift.mean,
         "drift_worst": drift.worst,
-        "drift_enlarged": drift.enlarged,
+        "drift_enlarged": drift.baseline,
         "drift_above": float(drift.patches.mean()),
-        "score": drift.score,
-        "over_bound": drift.over(bound),
+        "score": drift.worst_tenth_mean,
+        "over_bound": drift.share_over(bound),
         "drift_peak": float(drift.patches.max()),
-        "suspicion": drift.suspicion_score,
+        "edit_probability": drift.edit_probability,
         "alarm": drift.alarm,
         "worst_patches": worst_patches(drift, source_size, result_size),
     }
@@ -106,16 +106,16 @@ def worst_patches(
 ) -> tuple[WorstPatch, ...]:
     """The tile's worst places, worst first, at most `WORST_SHOWN`, none near another, none without drift."""
     scale = result_size[0] / source_size[0], result_size[1] / source_size[1]
-    if tile.suspicion is None:
+    if tile.edit_map is None:
         cells = [(tile.rows.stop - tile.rows.start), (tile.cols.stop - tile.cols.start)]
         sides = [cells[i] / tile.patches.shape[i] * scale[i] for i in (0, 1)]
         return tuple(
             WorstPatch(_box(tile, place, sides, scale, result_size), value) for value, place in _peaks(tile.patches)
         )
-    drift = F.interpolate(tile.patches[None, None].float(), size=tuple(tile.suspicion.shape), mode="bilinear")[0, 0]
+    drift = F.interpolate(tile.patches[None, None].float(), size=tuple(tile.edit_map.shape), mode="bilinear")[0, 0]
     return tuple(
         WorstPatch(_box(tile, place, [PATCH_PX, PATCH_PX], scale, result_size), float(drift[place]), value)
-        for value, place in _peaks(tile.suspicion)
+        for value, place in _peaks(tile.edit_map)
     )
 
 

@@ -28,7 +28,7 @@ _COLUMNS: Final[tuple[tuple[str, Callable[[TileReport], float | None], str], ...
     ("x", lambda t: t.box[1], "d"),
     ("y", lambda t: t.box[0], "d"),
     ("score", lambda t: t.score, ".3f"),
-    ("suspicion", lambda t: t.suspicion, ".2f"),
+    ("edit probability", lambda t: t.edit_probability, ".2f"),
     ("over bound", lambda t: t.over_bound, ".1%"),
     ("above floor", lambda t: t.drift_above, ".4f"),
     ("drift", lambda t: t.drift, ".4f"),
@@ -156,8 +156,8 @@ def _worst(source: Picture, result: Picture, report: Report) -> str:
             f'<img alt="{alt}" width="{image.width}" height="{image.height}" src="{_data(image, "PNG")}">'
             for alt, image in (("The enlarged source", before), ("The result", after))
         )
-        suspicion = "" if patch.suspicion is None else f", suspicion {patch.suspicion:.2f}"
-        caption = f"{number}: drift {patch.drift:.2f}{suspicion} at x {x0}, y {y0}; enlarged source and result"
+        probability = "" if patch.edit_probability is None else f", edit probability {patch.edit_probability:.2f}"
+        caption = f"{number}: drift {patch.drift:.2f}{probability} at x {x0}, y {y0}; enlarged source and result"
         rows.append(f"<figure><figcaption>{caption}</figcaption><div>{images}</div></figure>")
     if rows:
         calm = "" if report.alarms or report.over_bound else "<p>Nothing in this picture is over the bound.</p>"
@@ -168,7 +168,7 @@ def _worst(source: Picture, result: Picture, report: Report) -> str:
 def _row(number: int, tile: TileReport) -> str:
     cells = [_cell(number, "d")]
     for title, value, form in _COLUMNS:
-        cells.append(_cell(value(tile), form, over=tile.alarm and title in ("score", "suspicion")))
+        cells.append(_cell(value(tile), form, over=tile.alarm and title in ("score", "edit probability")))
     return f'<tr data-tile="{number}">{"".join(cells)}</tr>'
 
 

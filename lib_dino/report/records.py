@@ -23,17 +23,17 @@ class WorstPatch:
     Attributes:
         box: (y0, x0, y1, x1), half-open, pixels of the result.
         drift: its weighted drift above that of plain enlargement, 0 to 2.
-        suspicion: how likely it was invented, 0 to 1; None where the feature network has no head for that.
+        edit_probability: how likely it was invented, 0 to 1; None where the feature network has no head for that.
     """
 
     box: tuple[int, int, int, int]
     drift: float
-    suspicion: float | None = None
+    edit_probability: float | None = None
 
     @property
     def weight(self) -> float:
-        """Sort key of patches: suspicion where there is one, else drift."""
-        return self.drift if self.suspicion is None else self.suspicion
+        """Sort key of patches: edit probability where there is one, else drift."""
+        return self.drift if self.edit_probability is None else self.edit_probability
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class TileReport:
         denoise: of the kept painting.
         guidance: mean root mean square of the corrections, guidance and consistency together, over the kept
             painting's model calls, in units of the data's spread; 0 when nothing acted.
-        tries: how often the tile was redone, because its drift was over the bound, or its suspicion over the alarm.
+        tries: how often the tile was retried, for drift over the bound or an edit probability over the alarm.
         kept: which painting was kept: 0 the first, 1 the first redone, ...
         drift_first: drift of the first painting, before any repair or blending; None when not measured.
         blended: mean share of the enlarged source that was blended in to keep the bound, 0 to 1.
@@ -61,9 +61,10 @@ class TileReport:
         score: mean of the worst tenth of those: what the tile is judged by.
         over_bound: share of patches that are over the report's `bound`, 0 to 1.
         drift_peak: the largest patch drift above that of plain enlargement.
-        suspicion: how likely something in it was invented, 0 to 1; None without a head.
-        alarm: whether it is reported as holding something invented: by suspicion where there is a head, else by score.
-        worst_patches: the worst places, worst first, none near another; by suspicion where there is a head.
+        edit_probability: how likely something in it was invented, 0 to 1; None without a detector.
+        alarm: it is reported as holding something invented: by edit probability where there is a detector, else by
+            score.
+        worst_patches: the worst places, worst first, none near another; by edit probability where there is a detector.
     """
 
     box: tuple[int, int, int, int]
@@ -84,7 +85,7 @@ class TileReport:
     score: float | None = None
     over_bound: float | None = None
     drift_peak: float | None = None
-    suspicion: float | None = None
+    edit_probability: float | None = None
     alarm: bool = False
     worst_patches: tuple[WorstPatch, ...] = ()
 
@@ -104,7 +105,7 @@ class Report:
         source_noise: estimated noise of the source, in units of the picture's range.
         bound: drift above plain enlargement that a patch may have before it counts as over; None when not measured.
         bound_kind: "asked" by the user, "fitted" to the feature network on pictures, or the stated "default".
-        alarm_at: suspicion from which on a tile is reported; None where the feature network has no head.
+        alarm_at: edit probability from which on a tile is reported; None where the feature network has no head.
         source_cleaned: root mean square of the damage that was taken off the source first, in the units of
             `source_noise`; 0 where it was clean, or not cleaned.
     """

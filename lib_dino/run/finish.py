@@ -93,7 +93,7 @@ def tile_drift(job: Prepared, tile: Tile, image: Tensor, *, detail: bool = False
     if job.meter is None:
         raise ValueError("drift needs a feature network, but the job was prepared without one.")
     operators = job.operators(tile)
-    if not operators.knows_something:
+    if not operators.covers_source:
         return None
     return job.meter.tile(extend(image[..., tile.rows, tile.cols], tile.size), operators, detail=detail)
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..measure.calibration import load_calibration
-from ..measure.drift import Yardstick
+from ..measure.drift import DriftMeter
 from ..measure.regions import is_flat
 from ..networks.cleaner import Cleaner, clean_windowed, embedded_cleaner
 from ..networks.dinov2 import Dinov2
@@ -100,7 +100,7 @@ class Prepared:
     reference: Reference
     plain: Tensor
     start: Tensor
-    meter: Yardstick | None
+    meter: DriftMeter | None
     mask: Mask | None = None
 
     @property
@@ -156,7 +156,7 @@ def prepare(
     start = plain if enlarged is None else _cleaned_start(enlarged, source, reference)
     meter = None
     if dino is not None:
-        meter = Yardstick(dino, reference.image, plain=plain, calibration=load_calibration(dino))
+        meter = DriftMeter(dino, reference.image, plain=plain, calibration=load_calibration(dino))
     return Prepared(settings, plan, source, reference, plain, start, meter, _mask(mask, source, enlarged))
 
 
@@ -229,7 +229,7 @@ def flat_tiles(job: Prepared) -> list[Tile]:
 
 def _is_flat(job: Prepared, tile: Tile) -> bool:
     operators = job.operators(tile)
-    if not operators.knows_something or job.meter is None:
+    if not operators.covers_source or job.meter is None:
         return False
     region = operators.crop(job.reference.image)
     return is_flat(region, job.meter.extract(region))

@@ -148,7 +148,7 @@ def towards_alarm(drift: TileDrift) -> float:
 
     Compared is minus the logarithm of the chance that nothing was invented: probabilities crowd below 1.
     """
-    probability, alarm = drift.suspicion_score, drift.thresholds.alarm
+    probability, alarm = drift.edit_probability, drift.thresholds.alarm
     if probability is None or alarm is None or not 0 < alarm < 1:
         return 0.0
     return math.log1p(-min(probability, 1 - _LEAST)) / math.log1p(-alarm)

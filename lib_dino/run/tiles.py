@@ -163,7 +163,7 @@ class TileSampler:
         assert meter is not None, "retrying needs features"
 
         def measure(image: Tensor, *, detail: bool) -> TileDrift | None:
-            return meter.tile(image, operators, detail=detail) if operators.knows_something else None
+            return meter.tile(image, operators, detail=detail) if operators.covers_source else None
 
         return judge(attempt, self._consistent(attempt), self.job.drift_bound, measure)
 
@@ -216,7 +216,7 @@ class TileSampler:
 
     def _corrections(self, tile: Tile, how: AttemptSettings) -> TileCorrections:
         operators, reference = self.job.operators(tile), self.job.reference
-        meter = self.job.meter if self.job.settings.guides and operators.knows_something else None
+        meter = self.job.meter if self.job.settings.guides and operators.covers_source else None
         corrections = TileCorrections(reference.image, operators, how.consistency, reference.threshold)
         if meter is None:
             return corrections
@@ -226,7 +226,7 @@ class TileSampler:
         """The attempt's picture made consistent with the source in this tile alone, as the finished picture will be."""
         operators, strength = self.job.operators(attempt.tile), attempt.settings.consistency
         image, reference = attempt.image, self.job.reference
-        if not (strength and operators.knows_something):
+        if not (strength and operators.covers_source):
             return image
         for _ in range(FINAL_ITERATIONS):
             pull = tile_pull(image, reference.image, operators, threshold=reference.threshold)

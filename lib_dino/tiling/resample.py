@@ -66,7 +66,7 @@ class TileOperators:
     cols: AxisOperators
 
     @property
-    def knows_something(self) -> bool:
+    def covers_source(self) -> bool:
         """True when the tile determines any pixel of the source."""
         return self.rows.down.shape[0] > 0 and self.cols.down.shape[0] > 0
 

@@ -1,17 +1,13 @@
 """The fidelity benchmark's statistics, plants and arms, on known data."""
 
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from fidelity_arms import Plant, arms, disk, unseen
-from fidelity_report import Results, claims
-from fidelity_stats import at_detail, averaged, change, interval, spearman
-
+from benchmarks.fidelity_arms import Plant, arms, disk, unseen
+from benchmarks.fidelity_report import Results, claims
+from benchmarks.fidelity_stats import at_detail, averaged, change, interval, spearman
 from lib_dino.settings import Settings
 from lib_dino.tiling.resample import resize
 

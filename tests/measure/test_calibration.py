@@ -3,13 +3,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from made import random_head, tiny_network
+from made import random_detector, tiny_network
 
 from lib_dino.errors import ModelError
 from lib_dino.measure import calibration
 from lib_dino.measure.calibration import Thresholds, files_beside, load_calibration, save_thresholds
 from lib_dino.networks.dinov2 import fingerprint, load_dinov2
-from lib_dino.networks.edit_detector import save_head
+from lib_dino.networks.edit_detector import save_detector
 
 
 @pytest.fixture
@@ -35,8 +35,8 @@ def test_a_network_without_a_calibration_gets_the_defaults_and_says_so(dino):
 
 def test_what_was_saved_comes_back(dino):
     settings, weights = files_beside(dino.path)
-    head = random_head(dino)
-    save_head(head, weights)
+    head = random_detector(dino)
+    save_detector(head, weights)
     save_thresholds(settings, dino, Thresholds(0.03, 0.4, 0.9, measured=True), {})
     found = load_calibration(dino)
     assert found.thresholds == Thresholds(0.03, 0.4, 0.9, measured=True)
@@ -77,10 +77,10 @@ def test_a_calibration_with_the_fingerprint_of_0_1_0_still_loads(dino):
 
 def test_its_files_are_read_once_and_again_when_they_change(dino, monkeypatch):
     settings, weights = files_beside(dino.path)
-    save_head(random_head(dino), weights)
+    save_detector(random_detector(dino), weights)
     save_thresholds(settings, dino, Thresholds(0.03, 0.4, 0.9, measured=True), {})
     reads = []
-    monkeypatch.setattr(calibration, "load_head", lambda *given: reads.append(given) or random_head(dino))
+    monkeypatch.setattr(calibration, "load_detector", lambda *given: reads.append(given) or random_detector(dino))
     first = load_calibration(dino)
     assert load_calibration(dino) is first and load_calibration(dino) is first
     assert len(reads) == 1

@@ -3,7 +3,7 @@ import torch
 from made import tiny_network
 from torch.testing import assert_close
 
-from lib_dino.measure.drift import Thresholds, TileDrift, Yardstick, drift_map
+from lib_dino.measure.drift import DriftMeter, Thresholds, TileDrift, drift_map
 from lib_dino.measure.features import grid_size, normalised, outliers
 from lib_dino.networks.dinov2 import load_dinov2
 from lib_dino.tiling.resample import resize, tile_operators
@@ -27,41 +27,41 @@ def whole(source, factor=2):
 
 def test_plain_enlargement_is_at_the_floor(dino, source):
     operators, plain = whole(source)
-    found = Yardstick(dino, source, plain=plain).tile(plain, operators)
+    found = DriftMeter(dino, source, plain=plain).tile(plain, operators)
     assert found.patches.max() < 1e-4
-    assert found.mean == pytest.approx(found.enlarged, abs=1e-5)
-    assert found.over() == 0
-    assert found.score < 1e-4
+    assert found.mean == pytest.approx(found.baseline, abs=1e-5)
+    assert found.share_over() == 0
+    assert found.worst_tenth_mean < 1e-4
 
 
 def test_a_foreign_object_is_found_where_it_lies(dino, source, generator):
     operators, plain = whole(source)
     made = plain.clone()
     made[..., 56:112, 224:280] = 1 - made[..., 56:112, 224:280]
-    found = Yardstick(dino, source, plain=plain).tile(made, operators)
+    found = DriftMeter(dino, source, plain=plain).tile(made, operators)
     spread_out = drift_map([found], tuple(source.shape[-2:]))
     row, col = divmod(int(spread_out.argmax()), spread_out.shape[-1])
     assert 28 <= row < 56
     assert 112 <= col < 140
-    assert 0 < found.over() < 0.5
-    assert found.score > 10 * found.mean * found.over()
+    assert 0 < found.share_over() < 0.5
+    assert found.worst_tenth_mean > 10 * found.mean * found.share_over()
 
 
 def test_sharpening_that_the_source_cannot_show_is_no_drift(dino, source):
     operators, plain = whole(source)
     checks = torch.ones(plain.shape[-2:])
     checks[::2, ::2] = checks[1::2, 1::2] = -1
-    found = Yardstick(dino, source, plain=plain).tile(plain + 0.2 * checks, operators)
-    assert found.over() == 0
+    found = DriftMeter(dino, source, plain=plain).tile(plain + 0.2 * checks, operators)
+    assert found.share_over() == 0
 
 
 def test_tiles_measure_what_they_know_and_the_map_joins_them(dino, source):
     size = (224, 336)
-    yardstick = Yardstick(dino, source, plain=resize(source, size))
+    meter = DriftMeter(dino, source, plain=resize(source, size))
     tiles = []
     for x0 in (0, 112):
         operators = tile_operators((112, 168), size, slice(0, 224), slice(x0, x0 + 224))
-        tiles.append(yardstick.tile(torch.zeros(1, 3, 224, 224), operators))
+        tiles.append(meter.tile(torch.zeros(1, 3, 224, 224), operators))
     assert tiles[0].cols.start == 0
     assert tiles[1].cols.stop == 168
     joined = drift_map(tiles, (112, 168))
@@ -81,9 +81,9 @@ def test_overlapping_maps_keep_the_larger_value():
 def test_networks_of_any_width_and_with_registers_measure(tmp_path, source, dim, registers):
     dino = tiny_network(tmp_path, dim=dim, registers=registers)
     operators, plain = whole(source)
-    yardstick = Yardstick(dino, source, plain=plain)
-    assert yardstick.tile(plain, operators).over(1e-3) == 0
-    assert yardstick.tile(1 - plain, operators).over(1e-3) > 0.5
+    meter = DriftMeter(dino, source, plain=plain)
+    assert meter.tile(plain, operators).share_over(1e-3) == 0
+    assert meter.tile(1 - plain, operators).share_over(1e-3) > 0.5
 
 
 def test_tokens_that_keep_notes_are_found_and_weigh_nothing(tmp_path, source, monkeypatch):
@@ -100,9 +100,9 @@ def test_tokens_that_keep_notes_are_found_and_weigh_nothing(tmp_path, source, mo
         return grid, lengths
 
     operators, plain = whole(source)
-    before = Yardstick(dino, source, plain=plain).tile(1 - plain, operators)
+    before = DriftMeter(dino, source, plain=plain).tile(1 - plain, operators)
     monkeypatch.setattr(dino, "tokens_and_norms", with_note)
-    after = Yardstick(dino, source, plain=plain).tile(1 - plain, operators)
+    after = DriftMeter(dino, source, plain=plain).tile(1 - plain, operators)
     assert before.patches[2, 3] > 0
     assert after.patches[2, 3] == 0
     assert (after.patches > 0).sum() == (before.patches > 0).sum() - 1
@@ -112,7 +112,7 @@ def test_networks_with_registers_need_no_such_care(tmp_path, source, monkeypatch
     dino = tiny_network(tmp_path, dim=128, registers=4)
     monkeypatch.setattr(dino, "tokens_and_norms", None)
     operators, plain = whole(source)
-    assert Yardstick(dino, source, plain=plain).tile(plain, operators).score < 1e-3
+    assert DriftMeter(dino, source, plain=plain).tile(plain, operators).worst_tenth_mean < 1e-3
 
 
 def test_the_embedded_network_has_no_outliers(dino, source):

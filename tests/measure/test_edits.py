@@ -1,9 +1,9 @@
 import pytest
 import torch
-from made import random_head, tiny_network
+from made import random_detector, tiny_network
 
 from lib_dino.measure.edits import detail_logits, tokens_at
-from lib_dino.networks.edit_detector import HeadShape
+from lib_dino.networks.edit_detector import DetectorShape
 from lib_dino.tiling.resample import resize, tile_operators
 
 
@@ -22,7 +22,7 @@ def test_suspicion_covers_the_tile_and_carries_gradients(dino, generator):
     operators, plain = whole(source)
     made = plain.clamp(0, 1).requires_grad_()
     over = torch.zeros(1, 4, 5)
-    logits, size = detail_logits(dino, random_head(dino), made, plain, source, operators, over, over)
+    logits, size = detail_logits(dino, random_detector(dino), made, plain, source, operators, over, over)
     assert logits.shape == (1, 6, 8)
     assert size == (80, 100)
     logits.sum().backward()
@@ -37,7 +37,7 @@ def test_an_inner_tile_is_held_against_the_same_part_of_the_enlarged_source(dino
     seen = []
 
     class Spy(torch.nn.Module):
-        shape = HeadShape(dino.dim, (1,), tokens=False)
+        shape = DetectorShape(dino.dim, (1,), tokens=False)
 
         def forward(self, pixels, made, plain, seen_by):
             seen.append(pixels)

@@ -55,7 +55,7 @@ class OldAccordion(gr.Checkbox):
 
     def __init__(self, value, *, label, elem_id):
         super().__init__(value, label=label, elem_id=f"{elem_id}-checkbox", visible=False)
-        self.accordion = gr.Accordion(label=label, elem_id=elem_id, open=value)
+        self.accordion = gr.Accordion(label=label, elem_id=elem_id, open=value, elem_classes=["input-accordion"])
 
     def __enter__(self):
         self.accordion.__enter__()
@@ -126,7 +126,7 @@ def load_script():
     return module
 
 
-def build(module, always, *, all_open=False):
+def build(module, always):
     """All panels, each in a group of its own, by (class, tab)."""
     made = {}
     for tab, is_img2img in TABS.items():
@@ -134,7 +134,7 @@ def build(module, always, *, all_open=False):
             script = kind()
             shown = script.show(is_img2img)
             if shown:
-                with gr.Group(visible=all_open or shown is always):
+                with gr.Group(visible=shown is always):
                     made[kind.__name__, tab] = script, script.ui(is_img2img)
     return made
 
@@ -247,9 +247,9 @@ def main():
     }, sys.stdout)  # fmt: skip
 
 
-def add_paste(made):
-    """A field for a picture's parameters, and a button that gives them to a tab's dropdown panel as hosts do."""
-    script, _ = made["DinoUpscale", "img2img"]
+def add_paste(script):
+    """A script's panel, a field for a picture's parameters, and a button that gives them to the panel as hosts do."""
+    script.ui(is_img2img=True)
     text, button = gr.Textbox(elem_id="pasted_text", label="Parameters"), gr.Button("Paste", elem_id="paste")
 
     def paste(written):
@@ -260,14 +260,18 @@ def add_paste(made):
 
 
 def serve():
-    """Serve the page until the input ends."""
-    always, _ = install_modules(ROOT / "out" / "no models")
+    """Serve img2img's panel, and txt2img's in the host's row of accordions, until the input ends."""
+    install_modules(ROOT / "out" / "no models")
     if NEW:
         accept_underscore_js()
     module = load_script()
     with gr.Blocks() as page:
-        made = build(module, always, all_open=True)
-        add_paste(made)
+        add_paste(module.DinoUpscale())
+        with gr.Row(elem_classes=["accordions"]):
+            with gr.Accordion("Hires. fix", open=False, elem_classes=["input-accordion"]):
+                gr.Markdown("The host's own")
+            with gr.Group():
+                module.DinoUpscaleAlwaysOn().ui(is_img2img=False)
     _, address, _ = page.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", show_api=False)
     sys.stdout.write(f"\n{address}\n")
     sys.stdout.flush()

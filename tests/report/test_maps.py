@@ -16,7 +16,7 @@ PLAIN = Thresholds(bound=0.2)
 def found(patches, rows=slice(0, 80), cols=slice(20, 120), *, suspicion=None, size=(0, 0), thresholds=PLAIN):
     patches = torch.as_tensor(patches)
     return TileDrift(
-        patches, torch.ones_like(patches), 0.1, 0.4, 0.05, thresholds, rows, cols, suspicion=suspicion, size=size
+        patches, torch.ones_like(patches), 0.1, 0.4, 0.05, thresholds, rows, cols, edit_map=suspicion, size=size
     )
 
 
@@ -55,7 +55,7 @@ def test_figures_are_plain_and_those_of_the_measure():
     assert figures["over_bound"] == pytest.approx(0.25)
     assert tile_figures(found(patches), SOURCE, RESULT, bound=0.05)["over_bound"] == pytest.approx(0.5)
     assert figures["drift_peak"] == pytest.approx(0.3)
-    assert figures["suspicion"] is None and figures["alarm"] is True
+    assert figures["edit_probability"] is None and figures["alarm"] is True
     json.dumps({**figures, "worst_patches": None})
 
 
@@ -80,8 +80,8 @@ def suspicious(row, column, *, rows=slice(0, 40), cols=slice(0, 60)):
 def test_with_a_head_the_worst_places_are_the_suspicious_ones():
     first, *_ = worst_patches(suspicious(2, 5), (40, 60), (80, 120))
     assert first.box == (28, 70, 42, 84)
-    assert first.suspicion == pytest.approx(0.9)
-    assert first.weight == first.suspicion
+    assert first.edit_probability == pytest.approx(0.9)
+    assert first.weight == first.edit_probability
 
 
 def test_without_a_head_there_is_one_map_and_with_one_two():
@@ -89,7 +89,7 @@ def test_without_a_head_there_is_one_map_and_with_one_two():
     assert (drift.kind, drift.limit, drift.top) == ("drift", 0.3, 0.6)
     assert tuple(drift.values.shape) == (1, 1, *SOURCE)
     suspicion, drift = heats([suspicious(0, 0)], (40, 60), (80, 120), bound=0.2)
-    assert (suspicion.kind, suspicion.limit, suspicion.top) == ("suspicion", 0.7, 1.0)
+    assert (suspicion.kind, suspicion.limit, suspicion.top) == ("edits", 0.7, 1.0)
     assert heats([], SOURCE, RESULT, bound=0.2) == ()
 
 

@@ -110,10 +110,10 @@ def test_every_setting_is_named_in_the_words_of_the_panel():
 
 
 def test_with_two_maps_there_is_a_choice_and_with_one_none():
-    two = (dataclasses.replace(heat(), kind="suspicion", limit=0.7, top=1.0), heat())
+    two = (dataclasses.replace(heat(), kind="edits", limit=0.7, top=1.0), heat())
     read = Reader(page(heats=two))
-    assert [a["value"] for a in read.all("option")] == ["suspicion", "drift"]
-    assert [a["data-kind"] for a in read.all("img", **{"class": "map"})] == ["suspicion", "drift"]
+    assert [a["value"] for a in read.all("option")] == ["edits", "drift"]
+    assert [a["data-kind"] for a in read.all("img", **{"class": "map"})] == ["edits", "drift"]
     assert not Reader(page()).all("select")
 
 

@@ -37,7 +37,7 @@ def test_every_key_of_the_json_is_documented_and_the_other_way_round():
     assert sorted(documented("report")) == sorted(values)
     assert sorted(documented("drift")) == sorted(values["drift"])
     assert sorted(documented("tile")) == sorted(values["tiles"][0])
-    assert sorted(values["worst_patches"][0]) == ["box", "drift", "suspicion"]
+    assert sorted(values["worst_patches"][0]) == ["box", "drift", "edit_probability"]
     assert f"Schema **{SCHEMA}**" in DOCUMENT and values["schema"] == SCHEMA
 
 

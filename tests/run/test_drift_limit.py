@@ -2,7 +2,7 @@ import pytest
 import torch
 from made import ran
 
-from lib_dino.measure.drift import Yardstick
+from lib_dino.measure.drift import DriftMeter
 from lib_dino.pictures.picture import picture_from_pil
 from lib_dino.pipeline import upscale
 from lib_dino.run.drift_limit import eight_bit, enforce_limit, limit_note
@@ -27,7 +27,7 @@ class Scene:
         self.source = (0.2 + 0.6 * resize(torch.rand(1, 3, 10, 14, generator=g), (60, 84))).clamp(0, 1)
         size = (60 * factor, 84 * factor)
         self.plain = resize(self.source, size).clamp(0, 1)
-        self.yardstick = Yardstick(dino, self.source, plain=self.plain)
+        self.meter = DriftMeter(dino, self.source, plain=self.plain)
         self.tiles = list(plan_tiles(size, tile_px=96, overlap_px=16))
         self.image = self.plain.clone()
         self.changed = torch.zeros(size, dtype=torch.bool)
@@ -40,7 +40,7 @@ class Scene:
     def measure(self, tile, image):
         size = tuple(self.image.shape[-2:])
         operators = tile_operators(self.source.shape[-2:], size, tile.rows, tile.cols)
-        return self.yardstick.tile(image[..., tile.rows, tile.cols], operators)
+        return self.meter.tile(image[..., tile.rows, tile.cols], operators)
 
     def worst(self, image):
         return max(float(self.measure(tile, image).patches.max()) for tile in self.tiles)

@@ -8,7 +8,7 @@ from torch.testing import assert_close
 import lib_dino.run.prepare
 from lib_dino.errors import SettingsError
 from lib_dino.measure.calibration import Calibration, Thresholds
-from lib_dino.measure.drift import TileDrift, Yardstick
+from lib_dino.measure.drift import DriftMeter, TileDrift
 from lib_dino.measure.quality import detail_energy
 from lib_dino.run.plan import plan_job
 from lib_dino.run.prepare import prepare
@@ -209,7 +209,7 @@ def drift_of(suspicion=None, alarm=None, patch=0.0, invented=0.5):
     told = None if suspicion is None else torch.full((8, 8), suspicion)
     limits = Thresholds(0.1, invented, alarm, measured=True)
     whole = slice(0, 56)
-    return TileDrift(patches, torch.ones(4, 4), patch, patch, 0.0, limits, whole, whole, suspicion=told)
+    return TileDrift(patches, torch.ones(4, 4), patch, patch, 0.0, limits, whole, whole, edit_map=told)
 
 
 @pytest.mark.parametrize("alarm", [0.3, 0.9, 0.9996])
@@ -238,16 +238,16 @@ def test_suspicion_alone_fails_a_tile_and_drift_is_held_against_the_calibrated_t
 def test_a_run_repairs_by_the_thresholds_and_the_head_that_belong_to_its_network(source, dino, monkeypatch):
     limits = Thresholds(0.1, 0.5, 0.9, measured=True)
     monkeypatch.setattr(lib_dino.run.prepare, "load_calibration", lambda network: Calibration(limits))
-    seen, plain = [], Yardstick.tile
+    seen, plain = [], DriftMeter.tile
 
     def tile(self, made, operators, *, detail=False):
         found = plain(self, made, operators)
         if not detail:
             return found
         seen.append(len(seen))  # the third tile's first painting is suspicious, whatever drift says
-        return dataclasses.replace(found, suspicion=torch.full((4, 4), 0.95 if seen[-1] == 2 else 0.1))
+        return dataclasses.replace(found, edit_map=torch.full((4, 4), 0.95 if seen[-1] == 2 else 0.1))
 
-    monkeypatch.setattr(Yardstick, "tile", tile)
+    monkeypatch.setattr(DriftMeter, "tile", tile)
     task = run(source, dino, Inventor())
     tiles = task.report(measures=False).tiles
     assert [each.tries for each in tiles] == [0, 0, 1, 0]

@@ -68,7 +68,7 @@ def test_padding_beyond_the_result_is_ignored(generator):
 
 def test_a_tile_smaller_than_a_source_pixel_knows_nothing():
     tile = tile_operators((20, 20), (160, 160), slice(40, 48), slice(40, 48))
-    assert not tile.knows_something
+    assert not tile.covers_source
     assert tile.up(tile.down(torch.rand(1, 3, 8, 8))).abs().max() == 0
 
 

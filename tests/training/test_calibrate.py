@@ -1,18 +1,14 @@
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from made import random_head, tiny_network
+from made import random_detector, tiny_network
 from PIL import Image
 
 from lib_dino.measure.calibration import Thresholds, files_beside, load_calibration, save_thresholds
-from lib_dino.measure.drift import Yardstick
-from lib_dino.networks.edit_detector import HeadShape, save_head
+from lib_dino.measure.drift import DriftMeter
+from lib_dino.networks.edit_detector import DetectorShape, save_detector
 from lib_dino.tiling.resample import resize, tile_operators
-
-sys.path.append(str(Path(__file__).parents[2] / "training"))
 
 
 @pytest.fixture
@@ -27,7 +23,7 @@ def whole(source, factor=2):
 
 @pytest.mark.parametrize("tokens", [True, False])
 def test_calibrating_end_to_end_on_any_network_and_pictures(tmp_path, monkeypatch, tokens):
-    import calibrate
+    from training import calibrate
 
     dino = tiny_network(tmp_path / "net", depth=2)
     rng = np.random.default_rng(0)
@@ -47,13 +43,13 @@ def test_calibrating_end_to_end_on_any_network_and_pictures(tmp_path, monkeypatc
     assert 0 < found.bound < found.invented
     source = torch.rand(1, 3, 42, 42)
     operators, plain = whole(source)
-    tile = Yardstick(dino, source, plain=plain, calibration=held).tile(plain, operators, detail=True)
-    assert tile.suspicion.shape == (6, 6)
-    assert 0 <= tile.suspicion_score <= 1
+    tile = DriftMeter(dino, source, plain=plain, calibration=held).tile(plain, operators, detail=True)
+    assert tile.edit_map.shape == (6, 6)
+    assert 0 <= tile.edit_probability <= 1
 
 
 def test_calibration_refuses_an_empty_folder(tmp_path, capsys):
-    import calibrate
+    from training import calibrate
 
     with pytest.raises(SystemExit):
         calibrate.main(["--photos", str(tmp_path)])
@@ -68,19 +64,19 @@ def test_a_run_reports_suspicion_or_says_that_thresholds_are_defaults(dino, gene
 
     if calibrated:
         settings, weights = files_beside(dino.path)
-        save_head(random_head(dino), weights)
+        save_detector(random_detector(dino), weights)
         save_thresholds(settings, dino, Thresholds(0.03, 0.4, 0.0, measured=True), {})
     source = torch.rand(1, 3, 30, 40, generator=generator)
     options = Settings(seed=1, overlap=16, dino_enabled=False)
     report = ran(source, options, FakeModel(lambda t, n: t), dino).report()
     assert any("make calibrate" in note for note in report.notes) is not calibrated
-    assert all((tile.suspicion is not None) is calibrated for tile in report.tiles)
+    assert all((tile.edit_probability is not None) is calibrated for tile in report.tiles)
     assert all(tile.alarm is calibrated for tile in report.tiles)  # the bar is at nothing
 
 
 def test_a_kind_left_out_is_kept_from_the_head_that_is_judged_on_it(monkeypatch, generator):
-    import leave_out
-    from calibrate import Inputs
+    from training import leave_out
+    from training.calibrate import Inputs
 
     kinds = ["honest", "object", "letters", "object"]
     change = torch.tensor([0.0, 4.0, 4.0, 4.0])[:, None, None].expand(4, 2, 2)
@@ -94,6 +90,6 @@ def test_a_kind_left_out_is_kept_from_the_head_that_is_judged_on_it(monkeypatch,
 
     monkeypatch.setattr(leave_out, "fit_head", fit)
     monkeypatch.setattr(leave_out, "answers", lambda head, given: head * given.change)
-    lines = leave_out.table(data, data, HeadShape(8, (1,)), minutes=1.0, kinds=("object", "letters"))
+    lines = leave_out.table(data, data, DetectorShape(8, (1,)), minutes=1.0, kinds=("object", "letters"))
     assert asked == [None, "object", "letters"]
     assert lines[2:] == ["| object | 1.000 | 0.000 | 1.000 | 0.000 |", "| letters | 1.000 | 0.000 | 0.500 | 0.500 |"]

@@ -1,15 +1,10 @@
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from lib_dino.tiling.resample import resize
-
-ROOT = Path(__file__).parents[2]
-sys.path += [str(ROOT / "training"), str(ROOT / "benchmarks")]
-import planted  # noqa: E402
+from training import planted
 
 
 def enlarge(source, size, denoise, seed):
@@ -72,7 +67,7 @@ def test_letters_change_in_at_most_three_places():
 
 
 def test_benchmark_figures_are_what_they_say():
-    import detection
+    from benchmarks import detection
 
     assert detection.auc(np.array([3.0, 1.0]), np.array([0.0, 2.0])) == 0.75
     assert detection.auc(np.array([1.0]), np.array([1.0, 1.0])) == 0.5
@@ -89,7 +84,7 @@ def test_benchmark_figures_are_what_they_say():
 
 
 def test_the_plan_has_enough_cases_and_a_third_that_downscaling_cannot_see():
-    import detection
+    from benchmarks import detection
 
     edits = [edit for _, _, *edits in detection.PLAN for edit in edits]
     assert 12 * len(edits) >= 200

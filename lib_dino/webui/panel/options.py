@@ -22,10 +22,10 @@ def add_options() -> None:
         (files.OPTION_MODEL, "", f'Feature model that "{files.DEFAULT_MODEL}" stands for', gr.Dropdown, models),
         (files.OPTION_FOLDER, "", "Folder of feature models; empty = models/dinov2", gr.Textbox, {}),
         (files.OPTION_DEVICE, "Automatic", "Device of the feature model", gr.Radio, {"choices": ["Automatic", "CPU"]}),
-        (files.OPTION_TINY, True, "Keep tiles consistent with the source at every step, through the tiny autoencoder (TAESD) "
-         "where its files are on disk", gr.Checkbox, {}),
-        (files.OPTION_VAE, False, "Keep tiles consistent with the source at every step, through the checkpoint's VAE where "
-         "there is no tiny autoencoder (slow)", gr.Checkbox, {}),
+        (files.OPTION_TINY, True, "Hold tiles to the source pixel by pixel while they are sampled, through the tiny "
+         "autoencoder (TAESD), where its files are on disk", gr.Checkbox, {}),
+        (files.OPTION_VAE, False, "Hold tiles to the source pixel by pixel while they are sampled, through the "
+         "checkpoint's own VAE, where there is no tiny autoencoder (slow)", gr.Checkbox, {}),
     ]  # fmt: skip
     for key, value, label, component, component_args in options:
         shared.opts.add_option(key, shared.OptionInfo(value, label, component, component_args, section=_SECTION))

@@ -66,8 +66,8 @@ def fill(page, name, value):
 
 def choose(page, mode):
     page.run("""
-        const found = [...document.querySelectorAll('#dino_upscale_resize input')].find((i) => i.value === arguments[0]);
-        found.click();
+        const inputs = [...document.querySelectorAll('#dino_upscale_resize input')];
+        inputs.find((i) => i.value === arguments[0]).click();
     """, mode)  # fmt: skip
 
 
@@ -135,3 +135,26 @@ def test_a_text_of_another_program_leaves_the_size_alone(page):
     fill(page, "width", 700)
     page.wait(VALUE + " === '700'", "width")
     assert page.run(MODE) == TO_SIZE
+
+
+def test_the_open_panel_of_txt2img_has_the_whole_width_beside_its_neighbours(page):
+    # The hosts' own rules for that row, and the class that their script gives to an open accordion.
+    page.run(
+        """
+        const style = document.head.appendChild(document.createElement('style'));
+        style.textContent = `
+            div.accordions > div.input-accordion { min-width: fit-content !important; }
+            div.accordions > div.input-accordion.input-accordion-open { flex: 1 auto; flex-flow: column; }`
+            + arguments[0];
+        const panel = document.querySelector('#dino_upscale_on_txt2img_enabled');
+        panel.querySelector('.label-wrap').click();
+        panel.classList.add('input-accordion-open');
+        """,
+        (ROOT / "style.css").read_text(encoding="utf-8"),
+    )
+    page.wait("return !!document.querySelector('#dino_upscale_on_txt2img_denoise').getClientRects().length")
+    row, panel = page.run("""
+        return ['.accordions', '#dino_upscale_on_txt2img_enabled'].map(
+            (name) => document.querySelector(name).getBoundingClientRect().width);
+    """)
+    assert panel == pytest.approx(row, abs=2)
