@@ -2,8 +2,8 @@
 
 The result is compared at the source's own scale, made small by the very operators it was enlarged by, so detail that
 the source cannot have is no error: only what would be seen in the source is. It is compared with the features of the
-same region alone, not with those cut from the whole source: what surrounds a patch colours its features, more
-than any drift that is looked for (docs/constants.md). Only the mean that features are centred by is the whole source's.
+same region alone, not with those cut from the whole source: what surrounds a patch colours its features more
+than drift does (docs/constants.md). Only the mean that features are centred by is the whole source's.
 
 What plain enlargement of the source costs by the same measure is the floor: drift up to it is no one's fault.
 """
@@ -38,7 +38,7 @@ KEPT: Final = 8
 
 
 EDIT_PATCHES: Final = 4
-"""Patches whose mean edit_map is a tile's: about what a small thing covers at the result's scale."""
+"""Patches whose mean is a tile's edit probability: about what a small thing covers at the result's scale."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class TileDrift:
 
     @property
     def alarm(self) -> bool:
-        """True when an invention is likely: by edit probability where there is a detector, else by drift."""
+        """True where something was probably invented: by edit probability where there is a detector, else by drift."""
         probability = self.edit_probability
         if probability is None or self.thresholds.alarm is None:
             return self.worst_tenth_mean > self.thresholds.bound

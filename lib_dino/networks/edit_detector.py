@@ -34,7 +34,7 @@ VERSION: Final = 1
 
 @dataclass(frozen=True)
 class DetectorShape:
-    """Sizes of a head.
+    """Sizes of a detector.
 
     Attributes:
         dim: width of the feature network's tokens.
