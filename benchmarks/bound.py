@@ -27,6 +27,8 @@ from lib_dino.tiling.resample import resize
 
 from .runs import HalfPrecision, halved, middle, run
 
+KINDS = ("painted", "pasted", "another")
+
 
 def drifted(source: Tensor, other: Tensor, model: TileModel, steps: int) -> dict[str, Tensor]:
     """Pictures that have left their source, by name."""
@@ -35,7 +37,7 @@ def drifted(source: Tensor, other: Tensor, model: TileModel, steps: int) -> dict
     rows, cols = (slice(side // 3, side // 2) for side in painted.shape[-2:])
     pasted = painted.clone()
     pasted[..., rows, cols] = other[..., rows, cols]
-    return {"painted": painted, "pasted": pasted, "another": other}
+    return dict(zip(KINDS, (painted, pasted, other), strict=True))
 
 
 def check(
@@ -63,18 +65,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", nargs="+")
     parser.add_argument("--bounds", type=float, nargs="+", default=[0.02, 0.05, 0.1, 0.3])
+    parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
     parser.add_argument("--side", type=int, default=384)
     parser.add_argument("--tile-size", type=int, default=192)
     parser.add_argument("--steps", type=int, default=10, help="of the paintings that left their source")
+    parser.add_argument("--bfloat16", action="store_true", help="the denoiser in half precision, for speed")
     args = parser.parse_args(argv)
-    model, dino = HalfPrecision(PixelTileModel()), load_dinov2()
+    dino = load_dinov2()
+    model: TileModel = HalfPrecision(PixelTileModel()) if args.bfloat16 else PixelTileModel()
     middles = [middle(photo, args.side) for photo in args.photos]
     rows: dict[tuple[str, float], list[tuple[int, int, int, float]]] = {}
     for truth, other in zip(middles, [*middles[1:], middles[0]], strict=True):
         source = halved(truth)
         other = resize(other, (truth.shape[-2], truth.shape[-1])).clamp(0, 1)
         for name, image in drifted(source, other, model, args.steps).items():
-            for bound in args.bounds:
+            for bound in args.bounds if name in args.kinds else ():
                 found = check(image, source, bound, model, dino, args.tile_size)
                 rows.setdefault((name, bound), []).append(found)
                 sys.stderr.write(f"{name}, bound {bound}: {found}\n")

@@ -104,8 +104,8 @@ def paint(
         seeds = []
         for seed in (1, 2):
             settings = Settings(
-                denoise=denoise, seed=seed, steps=steps, dino_enabled=False, tile_size=truth.shape[-2], texture=0.0,
-                clean_source=0.0,
+                denoise=denoise, seed=seed, steps=steps, dino_enabled=False, tile_size=truth.shape[-2], overlap=32,
+                texture=0.0, clean_source=0.0,
             )  # fmt: skip
             seeds.append(run(source, settings, model).image)
         energy.append(np.mean([cells(high_frequencies(image).square()) for image in seeds], 0))
@@ -188,11 +188,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--high", type=float, default=0.5)
     parser.add_argument("--side", type=int, default=384)
     parser.add_argument("--kept", type=Path)
+    parser.add_argument("--bfloat16", action="store_true", help="the denoiser in half precision, for speed")
     args = parser.parse_args(argv)
     if args.kept and args.kept.exists():
         painted = torch.load(args.kept, weights_only=False)
     else:
-        dino, model, judges = load_dinov2(), HalfPrecision(PixelTileModel()), load_judges(args.judges)
+        dino, judges = load_dinov2(), load_judges(args.judges)
+        model: TileModel = HalfPrecision(PixelTileModel()) if args.bfloat16 else PixelTileModel()
         painted = [paint(middle(photo, args.side), dino, model, judges, args.steps) for photo in args.photos]
         if args.kept:
             torch.save(painted, args.kept)

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -22,6 +21,7 @@ from lib_dino.adapter.load import load_adapter
 from lib_dino.adapter.projectors import PLACE_DIM
 from lib_dino.measure.drift import DriftMeter, Target
 from lib_dino.networks.dinov2 import Dinov2, load_dinov2
+from lib_dino.pictures.picture import picture_from_pil
 from lib_dino.run.drift_limit import eight_bit
 from lib_dino.run.finish import finish
 from lib_dino.run.outcome import wanted_tiles
@@ -216,12 +216,8 @@ def random_network(seed: int = 0) -> Dinov2:
     for parameter in dino.parameters():
         if parameter.ndim >= 2 and parameter.numel() > dino.dim:
             parameter.data = torch.randn(parameter.shape, generator=generator) * parameter.std()
+    dino.path = None  # the calibration beside it is another network's
     return dino
-
-
-def tensor(picture: Image.Image) -> Tensor:
-    """(1, 3, H, W) in [0, 1]."""
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255
 
 
 class Lab:
@@ -242,16 +238,17 @@ class Lab:
         self, small: Image.Image, arm: Arm, settings: dict[str, Any], *, other: Image.Image, plant: Plant | None = None
     ) -> Tensor:
         """The enlarged picture, (1, 3, H, W); `other` is another small picture, for controls."""
-        options, source = Settings(**{**settings, **arm.settings}), tensor(small)
+        options, source = Settings(**{**settings, **arm.settings}), picture_from_pil(small).pixels
         model = self.model if plant is None else Planting(self.model, plant)
         dino = self.nets[arm.trained]
         job = prepare(source, plan_job(options, (source.shape[-2], source.shape[-1]), model), options, dino=dino)
         looped = job if arm.loop else _inconsistent(job)
         if arm.target != "true":
-            false = FalseTarget(dino, job.reference.image, plain=job.plain, kind=arm.target, other=tensor(other))
+            shown = picture_from_pil(other).pixels
+            false = FalseTarget(dino, job.reference.image, plain=job.plain, kind=arm.target, other=shown)
             looped = dataclasses.replace(looped, meter=false)
         tiles, skipped = wanted_tiles(looped, model)
-        conditions = Conditions(self._tokens(arm, job, tensor(other)))
+        conditions = Conditions(self._tokens(arm, job, picture_from_pil(other).pixels))
         sampled = sample_tiles(looped, model, tiles, skipped=skipped, conditions=conditions)
         return finish(job if arm.final else _inconsistent(job), sampled, eight_bit).image
 

@@ -158,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--side", type=int, default=416)
     parser.add_argument("--tile-size", type=int, default=192)
     args = parser.parse_args(argv)
-    model = HalfPrecision(PixelTileModel()) if args.bfloat16 else PixelTileModel()
+    model: TileModel = HalfPrecision(PixelTileModel()) if args.bfloat16 else PixelTileModel()
     dino, judges = load_dinov2(), load_distances(args.judges)
     cases = {Path(photo).stem: calmest(read_picture(photo).pixels, args.side) for photo in args.photos}
     cases |= trapped(args.traps, Path(args.photos[0]).parent, args.side) if args.traps else {}

@@ -147,12 +147,12 @@ class Settings:
 
     @property
     def guides(self) -> bool:
-        """Whether DINO features act at all."""
+        """True where DINO features guide the tiles."""
         return self.dino_enabled and self.dino_strength > 0
 
     @property
     def conditions(self) -> bool:
-        """Whether an adapter acts, where there is one for the model."""
+        """True where an adapter acts, if there is one for the model."""
         return self.adapter_strength > 0
 
     def target_size(self, size: tuple[int, int]) -> tuple[int, int]:

@@ -102,10 +102,17 @@ def test_the_rule_bites(tmp_path):
     assert "run" in upward("tiling") and "cli" in upward("webui.panel") and "webui.generation" in upward("webui.model")
 
 
-@pytest.mark.parametrize("room", [path.name for path in sorted(CORE.iterdir()) if (path / "__init__.py").is_file()])
-def test_tests_mirror_the_rooms(room):
-    for path in sorted((CORE.parent / "tests" / room).rglob("test_*.py")):
-        assert path.parent.name in {room, "panel", "generation", "model", "tiles"}
+@pytest.mark.parametrize("room", [room for room in ROOMS if (CORE / room.replace(".", "/")).is_dir()])
+def test_tests_lie_where_their_file_does_and_begin_with_its_name(room):
+    stems = {path.stem for path in files_of(room)}
+    for path in sorted((CORE.parent / "tests" / room.replace(".", "/")).glob("test_*.py")):
+        tested = path.stem.removeprefix("test_")
+        assert any(tested == stem or tested.startswith(f"{stem}_") for stem in stems), path
+
+
+@pytest.mark.parametrize("room", [room for room in ROOMS if (CORE / room.replace(".", "/")).is_dir()])
+def test_a_room_has_four_to_nine_files(room):
+    assert 4 <= len([path for path in files_of(room) if path.stem != "__init__"]) <= 9
 
 
 def loaded_by(statement: str, *names: str) -> list[str]:

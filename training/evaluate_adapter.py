@@ -58,6 +58,7 @@ def random_network(dino: Dinov2, seed: int = 0) -> Dinov2:
     for parameter in dino.parameters():
         if parameter.ndim >= 2 and parameter.numel() > dino.dim:
             parameter.data = torch.randn(parameter.shape, generator=generator) * parameter.std()
+    dino.path = None  # the calibration beside it is another network's
     return dino
 
 

@@ -21,7 +21,7 @@ NOISE_SCALE = 0.25
 
 Pictures in [-1, 1] have half the spread of SD's latents, which would make it 0.5. But noise on pixels drowns fine
 detail that SD's autoencoder carries past the noise: at 0.25 held-out photographs come out with higher PSNR and
-smaller feature distances for a tenth less detail (`training/README.md`).
+smaller feature distances for a tenth less detail (`docs/training/README.md`).
 """
 
 

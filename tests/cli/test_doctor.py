@@ -16,7 +16,8 @@ from lib_dino.cli import webui_client as webapi
 from lib_dino.errors import SettingsError
 from lib_dino.pictures.infotext import infotext
 from lib_dino.webui.model import model_files
-from lib_dino.webui.panel.arguments import TITLE, Request, all_knobs, parse
+from lib_dino.webui.panel.arguments import Request, parse
+from lib_dino.webui_settings import TITLE, all_knobs
 
 CHECKS = [check.name for check in doctor_webui.CHECKS]
 PASSWORD = "me:secret"

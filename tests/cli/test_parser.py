@@ -11,6 +11,7 @@ from PIL import Image
 
 from lib_dino import pipeline
 from lib_dino.cli import parser as cli
+from lib_dino.declarations import GROUPS
 from lib_dino.errors import Interrupted, ModelError
 from lib_dino.pictures.picture import Picture, read_picture, write_picture
 from lib_dino.pipeline import Result
@@ -292,6 +293,23 @@ def test_saved_settings_are_printed_back(calls, photo, tmp_path, capsys):
     assert {"denoise: 0.35", "seed: 77"} <= set(lines)  # the seed that was drawn
     assert run("settings", tmp_path / "a.png", "--json") == 0
     assert Settings(**json.loads(capsys.readouterr().out)) == Settings(denoise=0.35, seed=77)
+
+
+def test_a_retired_setting_in_a_picture_is_told_beside_the_others(tmp_path, capsys):
+    path = sample(tmp_path / "a.png")
+    text = "Steps: 20, Seed: 1, Size: 8x8, DINO upscale: 2.0, DINO allowed drift: 0.05, DINO denoise: 0.3"
+    write_picture(read_picture(path), path, text=text, force=True)
+    assert run("settings", path, "--json") == 0
+    said = capsys.readouterr()
+    assert Settings(**json.loads(said.out)) == Settings(denoise=0.3)
+    assert said.err.count("\n") == 1 and "allowed_drift" in said.err and "max_drift" in said.err
+
+
+def test_help_groups_the_settings_as_the_panel_does(capsys):
+    assert run("upscale", "--help") == 0
+    shown = capsys.readouterr().out
+    places = [shown.index(f"\n{group}:\n") for group in GROUPS if any(k.group == group for k in knobs().values())]
+    assert places == sorted(places) and len(places) > 4
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.webp", "a.tif"])

@@ -9,7 +9,7 @@ from typing import Any
 
 from client import SMALL, TITLE, encoded, picture
 
-from lib_dino.webui.panel.arguments import FIELDS
+from lib_dino.webui_settings import FIELDS
 
 COUNT = 200
 WRONG: tuple[Any, ...] = (

@@ -6,7 +6,7 @@ import time
 import pytest
 from hostile import COUNT, calls
 
-from lib_dino.webui.panel.arguments import FIELDS
+from lib_dino.webui_settings import FIELDS
 
 TABLE = calls()
 SECONDS = 120

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from ...errors import SettingsError
-from ..panel.arguments import TITLE, Job, Request, parse
+from ...webui_settings import TITLE
+from ..panel.arguments import Job, Request, parse
 from ..panel.host_choices import choices
 from ..panel.xyz_plot import OVERRIDES
 from ..tiles import other_scripts as others

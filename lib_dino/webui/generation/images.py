@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...pictures.pixels import to_image, to_pixels
 from ...tiling.resample import resize
-from ..panel.arguments import NO_UPSCALER
+from ...webui_settings import NO_UPSCALER
 
 
 def _grey(mask: Image.Image) -> Image.Image:

@@ -23,9 +23,10 @@ from ...run.progress import Progress
 from ...run.tiles import Conditions
 from ...settings import MAX_SEED, Settings
 from ...tiling.plan import Tile
+from ...webui_settings import NO_UPSCALER, TITLE
 from .. import interrupt
 from ..model.cfg_callbacks import Hooks
-from ..panel.arguments import NO_UPSCALER, TITLE, Job
+from ..panel.arguments import Job
 from ..tiles.loaded_model import loaded_model
 from ..tiles.tile_img2img import WebuiTileModel
 from . import images, progress

@@ -18,6 +18,7 @@ import torch
 from ...errors import ImageError, ModelError, SettingsError
 from ...run.plan import plan_job
 from ...run.prepare import needs_features
+from ...webui_settings import TITLE
 from ..model import model_files
 from ..model.family import ASSUMED, expected_model
 from ..model.model_files import BUILT_IN_MODEL
@@ -63,6 +64,8 @@ class UpscaleGeneration:
         """
         p, job = self._p, self._job
         settings = job.settings
+        for note in job.notes:
+            progress.comment(p, f"{TITLE}: {note}")
         model_name = model_files.chosen(settings.dino_model)
         adapts = bool(settings.adapter) and settings.conditions
         if needs_features(

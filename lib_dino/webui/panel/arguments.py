@@ -16,8 +16,6 @@ from ...errors import SettingsError
 from ...settings import INFOTEXT_VERSION_KEY, PRESETS, Settings, knobs, preset
 from ...version import __version__
 from ...webui_settings import FIELDS, WebuiSettings, all_knobs, retired_notes, webui_knobs
-from ...webui_settings import NO_UPSCALER as NO_UPSCALER
-from ...webui_settings import TITLE as TITLE
 
 _MAX_TEXT: Final = 10_000
 _MAX_PATH: Final = 4096

@@ -495,3 +495,11 @@ def test_a_generation_in_the_middle_of_an_upscaling_is_not_upscaled(host, source
     assert detailer.sizes == [(64, 64)]
     again = host.process_images(generation(host, scripts=[AlwaysOn()], args=[SMALL], init_images=[source]))
     assert again.images[0].size == (96, 80)
+
+
+def test_a_retired_setting_is_ignored_and_said(host, source):
+    plain, _ = dropdown(host, source, {"dino_enabled": False})
+    old, _ = dropdown(host, source, {"dino_enabled": False, "allowed_drift": 0.05})
+    assert pixels(old) == pixels(plain)
+    said = [[text for text in done.p.comments if "allowed_drift" in text] for done in (old, plain)]
+    assert len(said[0]) == 1 and said[1] == []
