@@ -1,4 +1,4 @@
-"""Fit what `lib_dino.calibration` keeps for one DINOv2 network: drift thresholds and the expected-detail head.
+"""Fit what `lib_dino.calibration` keeps for one DINOv2 network: drift thresholds and the edit detector.
 
     make calibrate FEATURES=folder-or-file PHOTOS=folder
     python -m training.calibrate --features FOLDER --photos FOLDER [--scenes 500] [--minutes 10] [--out FOLDER]

@@ -1,4 +1,4 @@
-"""Does the expected-detail head find kinds of edits that it never saw?
+"""Does the edit detector find kinds of edits that it never saw?
 
     python -m training.leave_out --photos FOLDER [--features FOLDER] [--scenes 700] [--minutes 3]
         [--kinds object letters]

@@ -1,7 +1,7 @@
 """Calibration of one feature network: drift thresholds and the edit detector, kept beside its weights.
 
 `training/calibrate.py` writes both for any DINOv2. A network without a calibration is measured by stated, careful
-defaults, and has no head.
+defaults, and has no detector.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Thresholds, and the head where there is one."""
+    """Thresholds, and the detector where there is one."""
 
     thresholds: Thresholds = Thresholds()
-    head: EditDetector | None = None
+    detector: EditDetector | None = None
 
 
 def files_beside(weights: Path) -> tuple[Path, Path]:
-    """Paths of the calibration and the head of the network in `weights`."""
+    """Paths of the calibration and the detector of the network in `weights`."""
     stem = "" if weights.name == "model.safetensors" else f"{weights.stem}."
     return weights.with_name(f"{stem}calibration.json"), weights.with_name(f"{stem}detail_head.safetensors")
 
@@ -83,7 +83,7 @@ def load_calibration(dino: Dinov2) -> Calibration:
     return calibration
 
 
-def _read(settings: Path, head: Path, dino: Dinov2) -> Calibration:
+def _read(settings: Path, detector: Path, dino: Dinov2) -> Calibration:
     try:
         stored: dict[str, Any] = json.loads(settings.read_text(encoding="utf-8"))
         belongs = stored["version"] == VERSION and stored["network"] in (fingerprint(dino), _norm_fingerprint(dino))
@@ -93,7 +93,7 @@ def _read(settings: Path, head: Path, dino: Dinov2) -> Calibration:
         raise ModelError(f"{settings} is no calibration ({error!r}). Delete it or run `make calibrate`.") from error
     if not belongs:
         raise ModelError(f"{settings} was made for another network than {dino.name}. Delete it or calibrate anew.")
-    return Calibration(limits, load_detector(head, dino) if limits.alarm is not None else None)
+    return Calibration(limits, load_detector(detector, dino) if limits.alarm is not None else None)
 
 
 def _norm_fingerprint(dino: Dinov2) -> str:

@@ -101,7 +101,7 @@ class TileDrift:
 
     @property
     def alarm(self) -> bool:
-        """True where something was probably invented: by edit probability where there is a detector, else by drift."""
+        """True when an invention is likely: by edit probability where there is a detector, else by drift."""
         probability = self.edit_probability
         if probability is None or self.thresholds.alarm is None:
             return self.worst_tenth_mean > self.thresholds.bound
@@ -120,7 +120,7 @@ class DriftMeter:
         dino: the feature network.
         source: (1, 3, H, W) in [0, 1].
         plain: the plainly enlarged source, (1, 3, *target size); None measures without a floor.
-        calibration: of this network; None measures by the stated defaults, without a head.
+        calibration: of this network; None measures by the stated defaults, without a detector.
     """
 
     def __init__(
@@ -165,15 +165,15 @@ class DriftMeter:
         Args:
             made: (1, 3, h, w) in [0, 1], the tile as it came out, padding included.
             operators: the tile's, which must know something (`covers_source`).
-            detail: also judge the detail that downscaling cannot see, where the network has a head; it takes
+            detail: also judge the detail that downscaling cannot see, where the network has a detector; it takes
                 about as long as looking at the tile and at its plain enlargement at full size.
         """
         target, floor = self._expected(operators, made)
         grid, told = self._told(operators.down(made))
         distance = patch_drift(grid, target)
         over = target.weight * told * (distance - floor).clamp(min=0)
-        head = self.calibration.head if detail else None
-        edit_map, size = self._edit_map(head, made, operators, over, target.weight)
+        detector = self.calibration.detector if detail else None
+        edit_map, size = self._edit_map(detector, made, operators, over, target.weight)
         return TileDrift(
             patches=over[0].cpu(),
             weight=target.weight[0].cpu(),
@@ -200,11 +200,11 @@ class DriftMeter:
         return expected
 
     def _edit_map(
-        self, head: EditDetector | None, made: Tensor, operators: TileOperators, over: Tensor, weight: Tensor
+        self, detector: EditDetector | None, made: Tensor, operators: TileOperators, over: Tensor, weight: Tensor
     ) -> tuple[Tensor | None, tuple[int, int]]:
-        if head is None or self._plain is None:
+        if detector is None or self._plain is None:
             return None, (0, 0)
-        logits, size = detail_logits(self.dino, head, made, self._plain, self.source, operators, over, weight)
+        logits, size = detail_logits(self.dino, detector, made, self._plain, self.source, operators, over, weight)
         return logits[0].sigmoid().cpu(), size
 
 

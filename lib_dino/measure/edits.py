@@ -20,15 +20,15 @@ WINDOW: Final = 20
 
 
 def detail_logits(
-    dino: Dinov2, head: EditDetector, made: Tensor, plain: Tensor, source: Tensor, operators: TileOperators,
+    dino: Dinov2, detector: EditDetector, made: Tensor, plain: Tensor, source: Tensor, operators: TileOperators,
     over: Tensor, weight: Tensor,
 ) -> tuple[Tensor, tuple[int, int]]:
-    """Logits of the expected-detail head for the part of a tile that its source pixels cover.
+    """Logits of the edit detector for the part of a tile that its source pixels cover.
 
     Differentiable with respect to `made`.
 
     Args:
-        dino, head: the feature network and its head.
+        dino, detector: the feature network and its detector.
         made: (1, 3, h, w) in [0, 1], the tile.
         plain, source: the plainly enlarged and the whole source.
         operators: the tile's.
@@ -47,14 +47,14 @@ def detail_logits(
     reference, residual = (pad_symmetric(image, below, right) for image in (reference, residual))
     grid = (given.shape[-2] // PATCH_PX, given.shape[-1] // PATCH_PX)
     drift, trust = (F.interpolate(v[:, None], size=grid, mode="bilinear")[:, 0] for v in (over, weight))
-    tokens = tokens_at(dino, torch.cat([given, reference]), head.shape.layers) if head.shape.tokens else None
+    tokens = tokens_at(dino, torch.cat([given, reference]), detector.shape.layers) if detector.shape.tokens else None
     one, two = (None, None) if tokens is None else tokens.split(1)
     coarse = seen_channels(drift, trust, residual)
-    return head(pixel_channels(given, reference, residual), one, two, coarse), size
+    return detector(pixel_channels(given, reference, residual), one, two, coarse), size
 
 
 def pixel_channels(made: Tensor, plain: Tensor, residual: Tensor) -> Tensor:
-    """The head's input from the pixels, (B, PIXELS, H, W): luma, and what was added in luma and in colour.
+    """The detector's input from the pixels, (B, PIXELS, H, W): luma, and what was added in luma and in colour.
 
     Args:
         made, plain: result and plain enlargement, (B, 3, H, W) in [0, 1].
@@ -68,7 +68,7 @@ def pixel_channels(made: Tensor, plain: Tensor, residual: Tensor) -> Tensor:
 
 
 def seen_channels(drift: Tensor, weight: Tensor, residual: Tensor) -> Tensor:
-    """The head's input from the source's scale, on the result's patch grid: (B, SEEN, gh, gw).
+    """The detector's input from the source's scale, on the result's patch grid: (B, SEEN, gh, gw).
 
     Args:
         drift: weighted patch drift above the floor, (B, gh, gw).

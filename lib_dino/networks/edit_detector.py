@@ -1,9 +1,9 @@
 """Expected detail: how likely the detail at each patch of a result was invented, given its source.
 
 Made small again, a result that was put through source consistency *is* its source, so drift sees nothing of what was
-made up between the source's pixels: a weave where there was fur, other letters, scribble. This head judges it at the
-result's own scale. For each patch of 14 px it gets the frozen DINOv2 features of the result and of the plainly enlarged
-source at several depths, the pixels of both, what consistency would still change, and the drift; it answers with a
+made up between the source's pixels: a weave where there was fur, other letters, scribble. The detector judges it at
+the result's own scale. Of each patch of 14 px it gets the frozen DINOv2 features of the result and of the plain
+enlargement at several depths, the pixels of both, what consistency would still change, and the drift; it answers with a
 logit that is positive where an invention is more likely than honest detail. It was trained, without labels, on
 planted edits (`training/calibrate.py`), and is differentiable with respect to the result.
 """
@@ -84,7 +84,7 @@ class EditDetector(nn.Module):
         Args:
             pixels: (B, PIXELS, 14 gh, 14 gw) as `edits.pixel_channels` makes them.
             made, plain: (B, layers * dim, gh, gw), tokens of the result and of the plain enlargement;
-                None for a head that reads none.
+                None for a detector that reads none.
             seen: (B, SEEN, gh, gw) as `edits.seen_channels` makes them.
         """
         parts = [seen]
@@ -104,28 +104,28 @@ class EditDetector(nn.Module):
         return logit
 
 
-def save_detector(head: EditDetector, path: Path) -> None:
-    """Write the head as float16 safetensors, its shape in the metadata."""
-    save_net(head, path, kind="detail_head", version=VERSION, **vars(head.shape))
+def save_detector(detector: EditDetector, path: Path) -> None:
+    """Write the detector as float16 safetensors, its shape in the metadata."""
+    save_net(detector, path, kind="detail_head", version=VERSION, **vars(detector.shape))
 
 
 def load_detector(path: Path, dino: Dinov2) -> EditDetector:
-    """The head in `path`, on the feature network's device, frozen, float32.
+    """The detector in `path`, on the feature network's device, frozen, float32.
 
     Raises:
-        ModelError: the file is damaged, no head, or made for another feature network.
+        ModelError: the file is damaged, no detector, or made for another feature network.
     """
-    head = load_net(
+    detector = load_net(
         path, _make_head, kind="detail_head", version=VERSION,
-        lacks="is no expected-detail head", advice="Run `make calibrate` again.",
+        lacks="is no edit detector", advice="Run `make calibrate` again.",
     )  # fmt: skip
-    if head.shape.dim != dino.dim or max(head.shape.layers) > dino.depth:
+    if detector.shape.dim != dino.dim or max(detector.shape.layers) > dino.depth:
         raise ModelError(
-            f"{path} was made for features of {head.shape.dim} channels and {max(head.shape.layers)} blocks; "
+            f"{path} was made for features of {detector.shape.dim} channels and {max(detector.shape.layers)} blocks; "
             f"{dino.name} has {dino.dim} and {dino.depth}. Make it again with `make calibrate`."
         )
     with torch.inference_mode(False):
-        return head.to(dino.positions.device)
+        return detector.to(dino.positions.device)
 
 
 def _make_head(*, layers: list[int], **shape: Any) -> EditDetector:

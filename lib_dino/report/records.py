@@ -23,7 +23,7 @@ class WorstPatch:
     Attributes:
         box: (y0, x0, y1, x1), half-open, pixels of the result.
         drift: its weighted drift above that of plain enlargement, 0 to 2.
-        edit_probability: how likely it was invented, 0 to 1; None where the feature network has no head for that.
+        edit_probability: how likely it was invented, 0 to 1; None where the feature network has no edit detector.
     """
 
     box: tuple[int, int, int, int]
@@ -105,7 +105,7 @@ class Report:
         source_noise: estimated noise of the source, in units of the picture's range.
         bound: drift above plain enlargement that a patch may have before it counts as over; None when not measured.
         bound_kind: "asked" by the user, "fitted" to the feature network on pictures, or the stated "default".
-        alarm_at: edit probability from which on a tile is reported; None where the feature network has no head.
+        alarm_at: edit probability from which on a tile is reported; None without an edit detector.
         source_cleaned: root mean square of the damage that was taken off the source first, in the units of
             `source_noise`; 0 where it was clean, or not cleaned.
     """

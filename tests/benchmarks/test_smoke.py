@@ -95,7 +95,7 @@ def test_repair_by_drift_alone_has_no_detector(tmp_path):
     alone = load_calibration(repair.without_detector(tmp_path))
     with_it = load_calibration(load_dinov2())
     assert alone.thresholds.bound == with_it.thresholds.bound and alone.thresholds.alarm is None
-    assert alone.head is None and with_it.head is not None
+    assert alone.detector is None and with_it.detector is not None
 
 
 def test_seams(photos, capsys):

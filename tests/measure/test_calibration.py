@@ -23,13 +23,13 @@ def test_the_embedded_network_is_calibrated():
     assert found.thresholds.measured
     assert 0 < found.thresholds.bound < found.thresholds.invented < 2
     assert found.thresholds.note == ""
-    assert found.head.shape.dim == dino.dim
+    assert found.detector.shape.dim == dino.dim
 
 
 def test_a_network_without_a_calibration_gets_the_defaults_and_says_so(dino):
     found = load_calibration(dino)
     assert not found.thresholds.measured
-    assert found.head is None
+    assert found.detector is None
     assert "make calibrate" in found.thresholds.note
 
 
@@ -40,8 +40,8 @@ def test_what_was_saved_comes_back(dino):
     save_thresholds(settings, dino, Thresholds(0.03, 0.4, 0.9, measured=True), {})
     found = load_calibration(dino)
     assert found.thresholds == Thresholds(0.03, 0.4, 0.9, measured=True)
-    assert found.head.shape == head.shape
-    torch.testing.assert_close(found.head.join.weight, head.join.weight, atol=1e-3, rtol=1e-3)
+    assert found.detector.shape == head.shape
+    torch.testing.assert_close(found.detector.join.weight, head.join.weight, atol=1e-3, rtol=1e-3)
 
 
 def test_a_single_file_has_a_calibration_of_its_own_name():

@@ -14,7 +14,7 @@ def test_a_head_for_other_features_is_refused(tmp_path):
     with pytest.raises(ModelError, match=f"{dino.dim + 1} channels"):
         load_detector(path, dino)
     path.write_bytes(b"no")
-    with pytest.raises(ModelError, match="no expected-detail head"):
+    with pytest.raises(ModelError, match="no edit detector"):
         load_detector(path, dino)
 
 

@@ -39,7 +39,7 @@ def test_calibrating_end_to_end_on_any_network_and_pictures(tmp_path, monkeypatc
                                 with_tokens=tokens)
     held = load_calibration(dino)
     assert held.thresholds == found
-    assert held.thresholds.measured and held.head.shape.tokens is tokens
+    assert held.thresholds.measured and held.detector.shape.tokens is tokens
     assert 0 < found.bound < found.invented
     source = torch.rand(1, 3, 42, 42)
     operators, plain = whole(source)
