@@ -37,11 +37,9 @@ UNTOUCHED: Final = 1e-5
 """Pixels that differ by less from what tiles start from were not sampled."""
 
 WEAKEST, STRONGEST = 0.05, 1.5
-"""Least and most that detail is multiplied by. Much more than was painted is in the wrong places: with 4 instead of 1.5
-the distance to the original grew by 1 % at 2x and 5 % at 4x."""
+"""Least and most that detail is multiplied by: much more lands in the wrong places (docs/constants.md)."""
 TRUST: Final = 2.5
-"""How many spreads off the expectation detail is let stand. With less, faithful sharp pictures would lose: at 2.5 they
-keep 0.97 (2x) and 0.96 (4x) of their sharpness on held-out photographs, at 1.5 0.94 and 0.91."""
+"""Expected errors that detail may be off: with less, faithful sharp pictures lose (docs/constants.md)."""
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,13 @@ from ..tiling.resample import TileOperators, resize
 
 FINAL_ITERATIONS = 3
 
-COLOR_THRESHOLD = 0.1
-"""Differences of a latent's colour that are let stand, in pictures of [-1, 1].
+COVARIANCE_RIDGE, COLOR_RIDGE = 1e-3, 1e-4
+"""Added to variances of latents, which are about 1, and of colours: a tile of one colour has an inverse too.
+Chosen (docs/constants.md)."""
 
-A linear map from latents to colour is wrong by about that much on sharp detail. On a 32-channel autoencoder and eight
-photographs, a faithful sharp picture keeps 0.999 of its sharpness at 2x and 0.991 at 4x (0.979 and 0.945 without the
-zone), and of the error of an object pasted in 83 % and 88 % go (90 % and 91 %).
-"""
+COLOR_THRESHOLD = 0.1
+"""Differences of a latent's colour that are let stand, in pictures of [-1, 1]: a linear map is wrong by about that much
+on sharp detail (docs/constants.md)."""
 
 
 def soft_threshold(residual: Tensor, threshold: float | Tensor) -> Tensor:
@@ -76,10 +76,10 @@ def color_to_latent(reference: Tensor, table: Tensor) -> Tensor:
     In double precision on the CPU, so that single precision is the same however the sums were done.
     """
     values = reference.transpose(0, 1).flatten(1).double().cpu()
-    covariance = torch.cov(values) + 1e-3 * torch.eye(len(values), dtype=torch.float64)
+    covariance = torch.cov(values) + COVARIANCE_RIDGE * torch.eye(len(values), dtype=torch.float64)
     weights = table[:-1].double().cpu()
     seen = weights.T @ covariance @ weights
-    lift: Tensor = covariance @ weights @ torch.linalg.inv(seen + 1e-4 * torch.eye(3, dtype=torch.float64))
+    lift: Tensor = covariance @ weights @ torch.linalg.inv(seen + COLOR_RIDGE * torch.eye(3, dtype=torch.float64))
     return lift
 
 

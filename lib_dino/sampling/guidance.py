@@ -21,7 +21,7 @@ NULL_DRIFT = 1e-4
 """Drift that is only rounding; steps are counted from here, so that what is faithful stays put."""
 
 MAX_STEP = 0.12
-"""Largest root mean square of one correction, relative to the data's spread, at high noise."""
+"""Largest root mean square of one correction at high noise, in units of `sigma_data`. Chosen (docs/constants.md)."""
 
 
 def guide(

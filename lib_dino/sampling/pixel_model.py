@@ -17,12 +17,8 @@ from .sampler import sample, schedule
 from .tile_model import TileBatch
 
 NOISE_SCALE = 0.25
-"""This model's sigma for one unit of SD 1.5's noise-to-signal ratio.
-
-Pictures in [-1, 1] have half the spread of SD's latents, which would make it 0.5. But noise on pixels drowns fine
-detail that SD's autoencoder carries past the noise: at 0.25 held-out photographs come out with higher PSNR and
-smaller feature distances for a tenth less detail (`docs/training/README.md`).
-"""
+"""This model's sigma for one unit of SD 1.5's noise-to-signal ratio: noise on pixels drowns fine detail that SD's
+autoencoder carries past it (docs/constants.md)."""
 
 
 class PixelTileModel:
