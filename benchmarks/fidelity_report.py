@@ -373,6 +373,8 @@ def _panel(draw: ImageDraw.ImageDraw, corner: tuple[int, int], size: tuple[int, 
 
 def contact_sheet(folder: Path, path: Path, originals: Callable[[], dict[str, Image.Image]]) -> None:
     """Results at 100 %, a picture in each row: the original, then arms at x2 clean, denoise 0.5."""
+    if not folder.is_dir():
+        return  # no run has kept its pictures
     crops = originals()
     rows = []
     for name, crop in crops.items():
