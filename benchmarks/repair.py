@@ -208,18 +208,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         dino = without_detector(Path(folder)) if args.drift_alone else load_dinov2()
         lab = Lab(dino, pieces, args.insists, load_distances(args.judges), half=args.bfloat16)
-        for name in args.arms:
-            arm, totals = ARMS[name], Totals()
-            settings = Settings(
-                denoise=args.denoise, consistency=arm.consistency, repair_tries=args.tries, seed=1,
-                tile_size=args.tile_size, overlap=args.tile_size // 4, steps=args.steps, dino_strength=args.strength,
-                texture=0.0, clean_source=0.0,
-            )  # fmt: skip
-            for number, truth in enumerate(pictures):
-                lab.measure(truth, settings, arm, totals)
-                sys.stderr.write(f"{name}, {number + 1} of {len(pictures)}: {totals.row()}\n")
-            sys.stdout.write(f"{name}: {totals.row()}\n")
-            sys.stdout.flush()
+        totals = {name: Totals() for name in args.arms}
+        for number, truth in enumerate(pictures):
+            for name, sums in totals.items():
+                settings = Settings(
+                    denoise=args.denoise, consistency=ARMS[name].consistency, repair_tries=args.tries, seed=1,
+                    tile_size=args.tile_size, overlap=args.tile_size // 4, steps=args.steps,
+                    dino_strength=args.strength, texture=0.0, clean_source=0.0,
+                )  # fmt: skip
+                lab.measure(truth, settings, ARMS[name], sums)
+                sys.stderr.write(f"{number + 1} of {len(pictures)}, {name}: {sums.row()}\n")
+        sys.stdout.write("".join(f"{name}: {sums.row()}\n" for name, sums in totals.items()))
     return 0
 
 

@@ -73,5 +73,5 @@ def renewed(page: str, *, complete: bool) -> str:
 
 if __name__ == "__main__":
     for path in PAGES:
-        text = renewed(path.read_text(encoding="utf-8"), complete=path.parent.name == "docs")
+        text = renewed(path.read_text(encoding="utf-8"), complete=path == PAGES[0])
         path.write_text(text, encoding="utf-8", newline="\n")

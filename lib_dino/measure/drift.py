@@ -38,7 +38,7 @@ KEPT: Final = 8
 
 
 EDIT_PATCHES: Final = 4
-"""Patches whose mean edit_map is a tile's: about what a small thing covers at the result's scale."""
+"""Patches whose mean is a tile's edit probability: about what a small thing covers at the result's scale."""
 
 
 @dataclass(frozen=True)
