@@ -17,7 +17,7 @@ from ..tiling.plan import Tile
 from ..tiling.resample import resize
 from .drift_limit import Limited, eight_bit, limit_note
 from .finish import Finished, finish, tile_drift
-from .prepare import Prepared, flat_tiles
+from .prepare import Prepared, source_is_flat
 from .progress import OnProgress
 from .retry import Candidates
 from .tiles import Conditions, sample_tiles
@@ -57,8 +57,11 @@ def run_picture(
 def wanted_tiles(job: Prepared, model: TileModel) -> tuple[list[Tile], list[Tile]]:
     """Tiles to sample, and open tiles to skip because nothing in them wants repainting."""
     skips = job.settings.skip_flat and model.calls(job.settings.denoise, job.settings.steps) > 0
-    flat = flat_tiles(job) if skips else []
-    return [tile for tile in job.open_tiles() if tile not in flat], flat
+    wanted: list[Tile] = []
+    skipped: list[Tile] = []
+    for tile in job.open_tiles():
+        (skipped if skips and source_is_flat(job, tile) else wanted).append(tile)
+    return wanted, skipped
 
 
 def report_on(job: Prepared, model: TileModel, finished: Finished, *, measures: bool, seconds: float) -> Outcome:

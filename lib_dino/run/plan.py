@@ -57,28 +57,7 @@ def plan_job(settings: Settings, source_size: tuple[int, int], model: TileFacts)
         SettingsError: the result does not fit the source, or has too few pixels, too many, or too many tiles.
     """
     target = settings.target_size(source_size)
-    return JobPlan(source_size, target, plan_target(settings, target, model))
-
-
-def plan_target(settings: Settings, target: tuple[int, int], model: TileFacts) -> TilePlan:
-    """Tiles for a result of (height, width) `target`.
-
-    Raises:
-        SettingsError: as for `plan_job`.
-    """
-    height, width = target
-    if model.factor > 1 and max(target) <= model.factor:
-        raise SettingsError(
-            f"The result must be more than {model.factor} px on one side: it would be {width} x {height} px, which is "
-            f"one pixel to the model. Raise the scale or take a larger picture.",
-            field="scale_factor", value=settings.scale_factor, limit=f"more than {model.factor} px along one side",
-        )  # fmt: skip
-    if height * width > MAX_PIXELS:
-        raise SettingsError(
-            f"The result may have at most {MAX_PIXELS // 10**6} megapixels: it would be {width} x {height} px. "
-            f"Lower the scale.",
-            field="scale_factor", value=settings.scale_factor, limit=f"{MAX_PIXELS // 10**6} megapixels",
-        )  # fmt: skip
+    _check_pixels(settings, target, model)
     tiles = plan_tiles(
         padded_size(target, model.multiple_px),
         tile_px=settings.tile_size or max(model.tile_px, 2 * settings.overlap),
@@ -92,4 +71,20 @@ def plan_target(settings: Settings, target: tuple[int, int], model: TileFacts) -
             f"tile size or lower the overlap.",
             field="tile_size", value=settings.tile_size, limit=f"{MAX_TILES} tiles",
         )  # fmt: skip
-    return tiles
+    return JobPlan(source_size, target, tiles)
+
+
+def _check_pixels(settings: Settings, target: tuple[int, int], model: TileFacts) -> None:
+    height, width = target
+    if model.factor > 1 and max(target) <= model.factor:
+        raise SettingsError(
+            f"The result must be more than {model.factor} px on one side: it would be {width} x {height} px, which is "
+            f"one pixel to the model. Raise the scale or take a larger picture.",
+            field="scale_factor", value=settings.scale_factor, limit=f"more than {model.factor} px along one side",
+        )  # fmt: skip
+    if height * width > MAX_PIXELS:
+        raise SettingsError(
+            f"The result may have at most {MAX_PIXELS // 10**6} megapixels: it would be {width} x {height} px. "
+            f"Lower the scale.",
+            field="scale_factor", value=settings.scale_factor, limit=f"{MAX_PIXELS // 10**6} megapixels",
+        )  # fmt: skip

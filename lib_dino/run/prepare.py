@@ -222,12 +222,8 @@ def estimate_noise(source: Tensor) -> float:
     return whiteness * level * float((torch.pi / 2) ** 0.5 * 3**0.5)
 
 
-def flat_tiles(job: Prepared) -> list[Tile]:
-    """Open tiles in which the source is flat in detail and in features; none without a feature network."""
-    return [tile for tile in job.open_tiles() if _is_flat(job, tile)]
-
-
-def _is_flat(job: Prepared, tile: Tile) -> bool:
+def source_is_flat(job: Prepared, tile: Tile) -> bool:
+    """Tell whether a tile's source is flat in detail and in features; never without a feature network."""
     operators = job.operators(tile)
     if not operators.covers_source or job.meter is None:
         return False

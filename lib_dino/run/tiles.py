@@ -18,7 +18,7 @@ from ..sampling.correction import BatchCorrector, TileCorrections
 from ..sampling.tile_model import TileBatch, TileModel
 from ..tiling.blend import Canvas
 from ..tiling.plan import Tile
-from .prepare import Prepared
+from .prepare import Prepared, extend
 from .progress import OnProgress, ProgressCounter
 from .retry import Attempt, AttemptSettings, Candidates, judge, retry
 
@@ -138,7 +138,6 @@ class TileSampler:
     ) -> None:
         self.job, self.model = job, model
         self._canvas, self._start, self._conditions = canvas, start, conditions
-        self._plain = start if job.start is job.plain else job.padded(job.plain)
         # One field for the whole canvas: where tiles overlap they start from the same noise.
         shape = (1, model.channels, *(side // model.factor for side in start.shape[-2:]))
         self._noise = torch.randn(shape, generator=torch.Generator().manual_seed(job.settings.seed))
@@ -189,7 +188,7 @@ class TileSampler:
         return on_step
 
     def _batch(self, tiles: Sequence[Tile], how: AttemptSettings) -> TileBatch:
-        plain = torch.cat([self._plain[..., t.rows, t.cols] for t in tiles])
+        plain = torch.cat([extend(self.job.plain[..., t.rows, t.cols], t.size) for t in tiles])
         scale = self.job.target_size[1] / self.job.source.shape[-1]
         tokens, prompts = self._conditions.tokens, self._conditions.prompts
         return TileBatch(

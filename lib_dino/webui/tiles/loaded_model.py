@@ -50,7 +50,9 @@ def loaded_model(sd_model: Any, settings: Settings, dino: Dinov2 | None) -> Load
     adapter = _adapter(sd_model, facts, settings, dino)
     if not (settings.guides or settings.consistency):
         return LoadedModel(facts, None, adapter)
-    options = shared.opts.data if settings.consistency else {model_files.OPTION_TINY: False}
+    options, linear = shared.opts.data, functools.partial(LatentCodec, facts.family)
+    if not settings.consistency:
+        return LoadedModel(facts, linear, adapter)
     tiny = tiny_autoencoder(facts) if options.get(model_files.OPTION_TINY, True) else None
     if tiny is not None:
         return LoadedModel(
@@ -61,7 +63,7 @@ def loaded_model(sd_model: Any, settings: Settings, dino: Dinov2 | None) -> Load
         return LoadedModel(
             facts, lambda latents: AutoencoderCodec(vae.for_tiles(latents), facts.family, latents), adapter, vae=vae
         )
-    return LoadedModel(facts, functools.partial(LatentCodec, facts.family), adapter)
+    return LoadedModel(facts, linear, adapter)
 
 
 def _adapter(sd_model: Any, facts: Model, settings: Settings, dino: Dinov2 | None) -> Adapter | None:
