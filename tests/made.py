@@ -16,6 +16,7 @@ from lib_dino.run.plan import plan_job
 from lib_dino.run.prepare import Prepared, prepare
 from lib_dino.sampling.correction import PixelCodec
 from lib_dino.settings import Settings
+from lib_dino.tiling.resample import resize, tile_operators
 
 
 def picture(height=300, width=400, **more):
@@ -124,3 +125,9 @@ def random_detector(dino, **shape):
     head = EditDetector(DetectorShape(dino.dim, (1, 3), width=8, pixels=4, **shape))
     torch.nn.init.normal_(head.out.weight)
     return head.eval().requires_grad_(False)
+
+
+def whole(source, factor=2):
+    """Operators of a tile that is the whole result, and the plain enlargement."""
+    size = (source.shape[-2] * factor, source.shape[-1] * factor)
+    return tile_operators(source.shape[-2:], size, slice(0, size[0]), slice(0, size[1])), resize(source, size)

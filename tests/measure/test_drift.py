@@ -1,6 +1,6 @@
 import pytest
 import torch
-from made import tiny_network
+from made import tiny_network, whole
 from torch.testing import assert_close
 
 from lib_dino.measure.drift import DriftMeter, Thresholds, TileDrift, drift_map
@@ -18,11 +18,6 @@ def dino():
 def source(generator):
     coarse = torch.rand(1, 3, 16, 24, generator=generator)
     return (0.2 + 0.6 * resize(coarse, (112, 168))).clamp(0, 1)
-
-
-def whole(source, factor=2):
-    size = (source.shape[-2] * factor, source.shape[-1] * factor)
-    return tile_operators(source.shape[-2:], size, slice(0, size[0]), slice(0, size[1])), resize(source, size)
 
 
 def test_plain_enlargement_is_at_the_floor(dino, source):

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from made import random_detector, tiny_network
+from made import random_detector, tiny_network, whole
 
 from lib_dino.measure.edits import detail_logits, tokens_at
 from lib_dino.networks.edit_detector import DetectorShape
@@ -10,11 +10,6 @@ from lib_dino.tiling.resample import resize, tile_operators
 @pytest.fixture
 def dino(tmp_path):
     return tiny_network(tmp_path, depth=3)
-
-
-def whole(source, factor=2):
-    size = (source.shape[-2] * factor, source.shape[-1] * factor)
-    return tile_operators(source.shape[-2:], size, slice(0, size[0]), slice(0, size[1])), resize(source, size)
 
 
 def test_suspicion_covers_the_tile_and_carries_gradients(dino, generator):

@@ -2,23 +2,18 @@
 import numpy as np
 import pytest
 import torch
-from made import random_detector, tiny_network
+from made import random_detector, tiny_network, whole
 from PIL import Image
 
 from lib_dino.measure.calibration import Thresholds, files_beside, load_calibration, save_thresholds
 from lib_dino.measure.drift import DriftMeter
 from lib_dino.networks.edit_detector import DetectorShape, save_detector
-from lib_dino.tiling.resample import resize, tile_operators
+from lib_dino.tiling.resample import resize
 
 
 @pytest.fixture
 def dino(tmp_path):
     return tiny_network(tmp_path, depth=3)
-
-
-def whole(source, factor=2):
-    size = (source.shape[-2] * factor, source.shape[-1] * factor)
-    return tile_operators(source.shape[-2:], size, slice(0, size[0]), slice(0, size[1])), resize(source, size)
 
 
 @pytest.mark.parametrize("tokens", [True, False])
