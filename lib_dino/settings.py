@@ -233,6 +233,7 @@ PRESETS: Final[dict[str, dict[str, Any]]] = {
     "conservative": {"denoise": 0.15, "dino_strength": 0.8, "steps": 20},
     "balanced": {"denoise": 0.25, "dino_strength": 0.5, "steps": 20},
     "creative": {"denoise": 0.5, "dino_strength": 0.4, "steps": 28},
+    "few-step": {"denoise": 0.25, "dino_strength": 0.5, "steps": 4},
 }
 
 

@@ -186,6 +186,7 @@ def test_presets_are_valid_and_pinned():
         "conservative": {"denoise": 0.15, "dino_strength": 0.8, "steps": 20},
         "balanced": {"denoise": 0.25, "dino_strength": 0.5, "steps": 20},
         "creative": {"denoise": 0.5, "dino_strength": 0.4, "steps": 28},
+        "few-step": {"denoise": 0.25, "dino_strength": 0.5, "steps": 4},
     }
     for name in PRESETS:
         Settings(**preset(name))

@@ -56,6 +56,7 @@ class TileReport:
         drift_first: drift of the first painting, before any repair or blending; None when not measured.
         blended: mean share of the enlarged source that was blended in to keep the bound, 0 to 1.
         skipped: left as the enlarged source, because nothing in it wants repainting.
+        valid: False where the model made no picture, twice: the tile keeps the enlarged source.
         subject: share of the tile that shows the picture's subject, 0 to 1; None when not asked for.
         drift_above: mean over patches of what their drift is above that of plain enlargement; None when not measured.
         score: mean of the worst tenth of those: what the tile is judged by.
@@ -80,6 +81,7 @@ class TileReport:
     drift_first: float | None = None
     blended: float = 0.0
     skipped: bool = False
+    valid: bool = True
     subject: float | None = None
     drift_above: float | None = None
     score: float | None = None

@@ -106,6 +106,9 @@ def events(job: Prepared, finished: Finished) -> Iterator[str]:
     sampled = finished.sampled
     if sampled.stopped:
         yield "Stopped before the last tile; the rest is the enlarged source."
+    if sampled.faulty:
+        keep = "keeps" if sampled.faulty == 1 else "keep"
+        yield f"{_tiles(sampled.faulty)} came out black or without valid numbers and {keep} the enlarged source."
     if sampled.redone:
         detects = job.meter is not None and job.meter.thresholds.alarm is not None
         why = "too much drift, or something that looks invented" if detects else "too much drift"
@@ -143,7 +146,7 @@ def _of_attempts(
     best, first = candidates.best, candidates.attempts[0].drift
     return TileReport(
         box, candidates.seconds, seed=best.settings.seed, denoise=best.settings.denoise, guidance=best.guidance,
-        tries=candidates.retries, kept=best.settings.number, drift_first=None if first is None else first.mean,
+        valid=bool(candidates.valid), tries=candidates.retries, kept=best.settings.number, drift_first=None if first is None else first.mean,
     )  # fmt: skip
 
 

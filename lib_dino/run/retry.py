@@ -61,6 +61,10 @@ class AttemptSettings:
             1.0,
         )
 
+    def reseeded(self) -> AttemptSettings:
+        """The same with other noise."""
+        return dataclasses.replace(self, number=self.number + 1, seed=(self.seed + 1) % (MAX_SEED + 1))
+
 
 @dataclass(frozen=True)
 class Attempt:
@@ -74,6 +78,7 @@ class Attempt:
             the source.
         detail: its high-frequency energy, see `quality.detail_energy`.
         failing: how bad it is, 1 being what is just let stand.
+        valid: the model made a picture; else `image` is what the tile started from, see `faults`.
     """
 
     tile: Tile
@@ -84,6 +89,7 @@ class Attempt:
     drift: TileDrift | None = None
     detail: float = 0.0
     failing: float = 0.0
+    valid: bool = True
 
 
 @dataclass(frozen=True)
@@ -98,10 +104,16 @@ class Candidates:
         return self.attempts[0].tile
 
     @property
+    def valid(self) -> tuple[Attempt, ...]:
+        """Those that are pictures."""
+        return tuple(attempt for attempt in self.attempts if attempt.valid)
+
+    @property
     def best(self) -> Attempt:
-        """The least failing among attempts that have kept the detail of the first."""
-        enough = LEAST_DETAIL * self.attempts[0].detail
-        return min((a for a in self.attempts if a.detail >= enough), key=lambda a: a.failing)
+        """The least failing among valid attempts that have kept the detail of the first; where none is valid, any."""
+        valid = self.valid or self.attempts[:1]
+        enough = LEAST_DETAIL * valid[0].detail
+        return min((a for a in valid if a.detail >= enough), key=lambda a: a.failing)
 
     @property
     def retries(self) -> int:
@@ -130,6 +142,8 @@ def judge(attempt: Attempt, consistent: Tensor, bound: float, measure: Callable[
         measure: drift of a picture of the tile, with `detail=True` its edit probability too; None where nothing can be
             measured.
     """
+    if not attempt.valid:
+        return attempt
     drift = measure(consistent, detail=True)
     raw = drift if consistent is attempt.image else measure(attempt.image, detail=False)
     failing = 0.0

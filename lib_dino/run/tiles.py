@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from ..sampling.correction import BatchCorrector, TileCorrections
 from ..sampling.tile_model import TileBatch, TileModel
 from ..tiling.blend import Canvas
 from ..tiling.plan import Tile
+from . import faults
 from .prepare import Prepared, extend
 from .progress import OnProgress, ProgressCounter
 from .retry import Attempt, AttemptSettings, Candidates, judge, retry
@@ -56,8 +58,13 @@ class SampledTiles:
 
     @property
     def redone(self) -> int:
-        """How many tiles were retried."""
-        return sum(each.retries > 0 for each in self.candidates)
+        """How many tiles were sampled again for what they showed."""
+        return sum(len(each.valid) > 1 for each in self.candidates)
+
+    @property
+    def faulty(self) -> int:
+        """How many tiles keep what they started from, because the model made no picture of them."""
+        return sum(not each.valid for each in self.candidates)
 
 
 def sample_tiles(
@@ -108,21 +115,26 @@ def _sample_batch(
     if attempts is None:
         return [], True
     counter.land(len(tiles))
-    if not settings.repair_tries:
-        return [Candidates((attempt,)) for attempt in attempts], False
     retried: set[Tile] = set()
 
     def again(failed: list[Tile], how: AttemptSettings) -> list[Attempt] | None:
         counter.plan_more(sampler.model.calls(how.denoise, settings.steps))
         counter.redone += len(set(failed) - retried)
         retried.update(failed)
-        attempts = sampler.sample(failed, how, counter)
+        return sampler.sample(failed, how, counter)
+
+    def again_judged(failed: list[Tile], how: AttemptSettings) -> list[Attempt] | None:
+        attempts = again(failed, how)
         return None if attempts is None else [sampler.judged(attempt) for attempt in attempts]
 
-    return retry(
-        [Candidates((sampler.judged(attempt),)) for attempt in attempts],
-        tries=settings.repair_tries, next_attempt=sampler.next_attempt, sample=again,
+    batch, stopped = retry(
+        [Candidates((attempt,)) for attempt in attempts],
+        tries=faults.TRIES, next_attempt=AttemptSettings.reseeded, sample=again,
     )  # fmt: skip
+    if stopped or not settings.repair_tries:
+        return batch, stopped
+    judged = [Candidates(tuple(sampler.judged(attempt) for attempt in each.attempts)) for each in batch]
+    return retry(judged, tries=settings.repair_tries, next_attempt=sampler.next_attempt, sample=again_judged)
 
 
 class TileSampler:
@@ -153,8 +165,13 @@ class TileSampler:
         if out is None:
             return None
         seconds = (time.perf_counter() - started) / len(tiles)
-        parts = zip(tiles, torch.split(out, 1), corrector.mean_rms(), strict=True)
-        return [Attempt(tile, how, image, seconds, guidance) for tile, image, guidance in parts]
+        parts = zip(tiles, torch.split(out, 1), torch.split(batch.images, 1), corrector.mean_rms(), strict=True)
+        return [
+            Attempt(tile, how, image, seconds, guidance)
+            if faults.is_valid(image, start)
+            else Attempt(tile, how, start, seconds, 0.0, failing=math.inf, valid=False)
+            for tile, image, start, guidance in parts
+        ]
 
     def judged(self, attempt: Attempt) -> Attempt:
         """Add drift, detail and how badly it fails to an attempt."""

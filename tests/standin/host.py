@@ -159,12 +159,15 @@ class Processing:
     script_args_value: Any = field(default=None, init=False)
     is_api: bool = field(default=False, init=False)
     host: Any = field(default=None, repr=False)
+    cached_c = cached_uc = None
 
     def __post_init__(self):
         self.extra_generation_params = self.extra_generation_params or {}
         self.override_settings = self.override_settings or {}
         self.comments, self.styles = {}, self.styles or []
         self.sampler, self.iteration, self.color_corrections = None, 0, None
+        # One memory for encoded prompts, shared by all processing objects.
+        self.cached_c, self.cached_uc = self.host.cached_c, self.host.cached_uc
 
     @property
     def scripts(self):
@@ -185,7 +188,10 @@ class Processing:
         self.sampler = None
 
     def setup_conds(self):
-        self.host.encoded.append((tuple(self.prompts), self.width, self.height))
+        asked = (tuple(self.prompts), self.width, self.height, self.steps)
+        if self.cached_c[0] != asked:
+            self.cached_c[0] = asked
+            self.host.encoded.append(asked[:3])
 
 
 @dataclass(repr=False)
@@ -322,6 +328,7 @@ class Host:
     def __init__(self, kind, folder):
         self.kind, self.callbacks = kind, Callbacks()
         self.on_call = None
+        self.cached_c, self.cached_uc = [None, None], [None, None]
         self.encoded, self.seen, self.calls = [], [], []
         betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
         model = types.SimpleNamespace(alphas_cumprod=torch.cumprod(1 - betas, 0).float(), is_sdxl=False)
@@ -476,8 +483,8 @@ def generation(host, *, scripts=(), args=(), kind=Img2Img, **values):
 
 
 def fields(p):
-    """What may not change about a generation: every attribute, pictures by their pixels."""
-    held = {k: v for k, v in vars(p).items() if k != "host"}
+    """What may not change about a generation: every attribute but the host's own memory, pictures by their pixels."""
+    held = {k: v for k, v in vars(p).items() if k not in ("host", "cached_c", "cached_uc")}
     return {k: copy.copy(v) if isinstance(v, dict | list) else v for k, v in held.items()}
 
 

@@ -21,11 +21,13 @@ from ...run.plan import plan_job
 from ...run.prepare import Prepared, prepare
 from ...run.progress import Progress
 from ...run.tiles import Conditions
-from ...settings import MAX_SEED, Settings
+from ...settings import MAX_SEED, Settings, knobs
 from ...tiling.plan import Tile
-from ...webui_settings import NO_UPSCALER, TITLE
+from ...webui_settings import NO_UPSCALER, TITLE, webui_knobs
 from .. import interrupt
 from ..model.cfg_callbacks import Hooks
+from ..model.family import Model
+from ..model.samplers import working_schedule
 from ..panel.arguments import Job
 from ..tiles.loaded_model import loaded_model
 from ..tiles.tile_img2img import WebuiTileModel
@@ -34,6 +36,9 @@ from .reports import Reports
 
 _IN_LOOP: Final = "DINO consistency in loop"
 """Saved with the picture."""
+
+_SCHEDULE: Final = webui_knobs()["scheduler"].key
+_TILE: Final = knobs()["tile_size"].key
 
 _EXTRA_NETWORKS: Final = re.compile(r"<\w+:[^>]+>")
 """As the hosts find them in prompts."""
@@ -46,11 +51,23 @@ def prompt_for(subject: Subject, prompt: str, neutral: str, tile: Tile) -> str:
     return " ".join([neutral, *_EXTRA_NETWORKS.findall(prompt)])
 
 
+def _with_schedule(p: Any, like: Any, facts: Model) -> Any:
+    """`like` with a noise schedule that works with the model; where that is another one, it is said."""
+    schedule = working_schedule(p.sd_model, facts, like.sampler_name, getattr(like, "scheduler", None))
+    if schedule is None:
+        return like
+    q = copy.copy(like)
+    q.scheduler = p.extra_generation_params[_SCHEDULE] = schedule
+    progress.comment(p, f"{TITLE}: used the schedule {schedule}; with Automatic this model gives black pictures here.")
+    return q
+
+
 class PictureJob:
     """What the pictures of one iteration share.
 
     Args:
         p: the generation, taken over.
+        like: the generation that tiles take after.
         job: what to do.
         shown: progress and preview.
         dino: the feature network, when guidance or an adapter is on.
@@ -62,15 +79,19 @@ class PictureJob:
     """
 
     def __init__(
-        self, p: Any, job: Job, shown: progress.Screen, dino: Dinov2 | None, scripts: Sequence[Any], reports: Reports
+        self, p: Any, like: Any, job: Job, shown: progress.Screen, dino: Dinov2 | None, scripts: Sequence[Any],
+        reports: Reports,
     ) -> None:
         self._p, self._job, self._screen, self._dino = p, job, shown, dino
         self._scripts, self._reports = scripts, reports
         self._loaded = loaded_model(p.sd_model, job.settings, dino)
         alphas = getattr(p.sd_model, "alphas_cumprod", None)
+        self._like = _with_schedule(p, like, self._loaded.facts)
         self.hooks = Hooks(self._loaded.facts, alphas, stop=interrupt.stop_softly_asked, after=shown.keep)
         if self._loaded.tiny:
             p.extra_generation_params[_IN_LOOP] = True
+        if tile := job.settings.tile_size:
+            p.extra_generation_params[_TILE] = str(tile - tile % self._loaded.facts.multiple_px)
 
     def upscale(self, source: Tensor, i: int, seed: int) -> Tensor:
         """The result, (1, 3, *target size) in [0, 1].
@@ -133,20 +154,10 @@ class PictureJob:
     def _tile_model(self, n: int, seed: int) -> WebuiTileModel:
         p = self._p
         return WebuiTileModel(
-            self._like_tiles(), self._loaded.facts, self.hooks, self._loaded.codec, seed=seed,
+            self._like, self._loaded.facts, self.hooks, self._loaded.codec, seed=seed,
             prompt=p.all_prompts[n], negative_prompt=p.all_negative_prompts[n], scripts=self._scripts,
             on_batch=self._screen.begin_batch, on_done=self._keep_notes,
         )  # fmt: skip
-
-    def _like_tiles(self) -> Any:
-        """What the tiles take after: in txt2img with the upscaling's own sampler."""
-        if hasattr(self._p, "init_images"):
-            return self._p
-        q = copy.copy(self._p)
-        q.sampler_name = self._job.sampler_name or q.sampler_name
-        if self._job.scheduler and hasattr(q, "scheduler"):
-            q.scheduler = self._job.scheduler
-        return q
 
     def _on_progress(self, per_batch: int, event: Progress) -> None:
         if event.canvas is not None:

@@ -8,6 +8,7 @@ processing object are replaced, and put back afterwards.
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -47,6 +48,7 @@ class UpscaleGeneration:
         self._screen: progress.Screen | None = None
         self._dino: Any = None
         self._tile_scripts: list[Any] = []
+        self._like: Any = None
 
     @property
     def _is_img2img(self) -> bool:
@@ -156,16 +158,28 @@ class UpscaleGeneration:
         count = len(kwargs["prompts"])
         if self._screen is None:
             self._screen = progress.Screen(count * p.n_iter)
+            self._like = p if self._is_img2img else _upscaling_of(p, self._job)
         results = processing.DecodedSamples()
         # Ordinary tensors: what is made in inference mode can never carry gradients.
         with torch.inference_mode(False), torch.no_grad(), devices.without_autocast(), _prompt_history_kept():
-            job = PictureJob(p, self._job, self._screen, self._dino, self._tile_scripts, self._reports)
+            job = PictureJob(p, self._like, self._job, self._screen, self._dino, self._tile_scripts, self._reports)
             with job.hooks.installed():
                 for i in range(count):
                     source = images.source_of(p, i) if made is None else made[i : i + 1]
                     results.append(images.for_truncation(job.upscale(source, i, int(kwargs["seeds"][i]))))
         progress.done()
         return results
+
+
+def _upscaling_of(p: Any, job: Job) -> Any:
+    """What the tiles of a txt2img take after: the generation with the upscaling's own sampler."""
+    q = copy.copy(p)
+    q.sampler_name = job.sampler_name or q.sampler_name
+    if job.scheduler and hasattr(q, "scheduler"):
+        q.scheduler = job.scheduler
+    # The host's memory for encoded prompts has room for one size, which is the picture's own.
+    q.cached_c, q.cached_uc = ([None] * len(held) for held in (p.cached_c, p.cached_uc))
+    return q
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The host's diffusion model: its family, what tiles suit it, and how often it is called; needs no torch."""
+"""The host's diffusion model: its family, and what tiles suit it; needs no torch."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from ...errors import SettingsError
-
 FACTOR: Final = 8
 """Pixels to a side of a latent cell, in every family."""
 
@@ -17,7 +15,6 @@ _CHANNELS: Final = {"sd1": 4, "sdxl": 4, "sd3": 16, "flux": 16}
 # Names of weights that only one family has, as they stand in a checkpoint's header; the rest counts as SD 1.5.
 _SIGNS: Final = {"flux": b"double_blocks.0.", "sd3": b"joint_blocks.0.", "sdxl": b'"conditioner.embedders.'}
 _MOST_HEADER: Final = 100_000_000
-_NEED_TWO: Final = ("DDIM", "DDIM CFG++", "PLMS", "UniPC")
 
 
 @dataclass(frozen=True)
@@ -106,26 +103,3 @@ def _by_header(path: Path, changed: float) -> Model | None:
         header = file.read(min(length, _MOST_HEADER))
     family = next((name for name, sign in _SIGNS.items() if sign in header), "sd1")
     return _of_family(family, _CHANNELS[family])
-
-
-def model_calls(sampler_name: str | None, *, denoise: float, steps: int) -> int:
-    """Calls of the model for one tile, as the host's samplers count them.
-
-    Raises:
-        SettingsError: the sampler would not run at all and return noise.
-    """
-    from modules import sd_samplers, shared
-
-    if denoise == 0:
-        return 0
-    fixed = bool(shared.opts.img2img_fix_steps)
-    steps_in = steps - 1 if fixed else int(min(denoise, 0.999) * steps)
-    if sampler_name in _NEED_TWO and steps_in < 2:
-        raise SettingsError(
-            f"{sampler_name} does nothing for so few steps: denoise {denoise} of {steps} steps "
-            f"leaves {steps_in}, and it needs 2. Raise the steps or take another sampler.",
-            field="steps", value=steps, limit=f"at least {int(2 / min(denoise, 0.999)) + 1}",
-        )  # fmt: skip
-    config = sd_samplers.all_samplers_map.get(sampler_name)
-    twice = bool(config is not None and config.options.get("second_order", False))
-    return 2 * steps_in + 1 if twice else steps_in + 1

@@ -13,7 +13,8 @@ from ...run.plan import JobPlan, plan_job
 from ...settings import Settings, knobs
 from ...tiling.plan import TilePlan
 from ...webui_settings import webui_knobs
-from ..model.family import ASSUMED, Model, model_calls
+from ..model.family import ASSUMED, Model
+from ..model.samplers import TILE_STEPS, model_calls, tile_steps
 from .arguments import Request, parse
 
 
@@ -96,6 +97,7 @@ def outlook(
     *,
     model: Model | None = None,
     calls: Callable[..., int] = model_calls,
+    full_steps: Callable[[float, int], int] = tile_steps,
 ) -> Outlook:
     """Output size, tiles and model calls.
 
@@ -103,7 +105,8 @@ def outlook(
         tab: of the page.
         values: settings by name, as from the panel.
         model: the one that will be used; None where it cannot be told.
-        calls: calls of the model for one tile, as `model.model_calls` counts them.
+        calls: calls of the model for one tile, as `samplers.model_calls` counts them.
+        full_steps: steps that the host is asked for, as `samplers.tile_steps` counts them.
     """
     known = {name: values[name] for name in knobs() if name in values}
     chosen = values.get("sampler_name")
@@ -116,9 +119,12 @@ def outlook(
             return Outlook("Add a picture to see the size of the result, the tiles and the model calls.", tab)
         job = plan_job(settings, tab.size, assumed)
         each = calls(sampler, denoise=settings.denoise, steps=settings.steps)
+        few = full_steps(settings.denoise, settings.steps) > settings.steps
     except DinoError as error:
         return Outlook(str(error), tab)
     line = _line(settings, job, each) + _about(settings, model)
+    if few:
+        line += f" Few-step model: each tile gets {min(settings.steps, TILE_STEPS)} steps whatever the denoise."
     return Outlook(line, tab, job.target_size, job.tiles)
 
 

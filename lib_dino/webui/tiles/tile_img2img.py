@@ -14,8 +14,9 @@ from ...sampling.tile_model import TileBatch
 from ..interrupt import stop_asked
 from ..model.adapter_patch import Conditioner
 from ..model.cfg_callbacks import Batch, Hooks
-from ..model.family import Model, model_calls
+from ..model.family import Model
 from ..model.noise import TileNoise, repeatable
+from ..model.samplers import model_calls
 from .tile_job import INFOTEXT_KEY, TileJobs
 
 _TILES_OWN: Final = (INFOTEXT_KEY, "Denoising strength", "Schedule type", "Noise multiplier", "Script")

@@ -9,6 +9,7 @@ from typing import Any
 
 from ...pictures.pixels import to_image
 from ...sampling.tile_model import TileBatch
+from ..model.samplers import tile_steps
 from . import other_scripts
 
 INFOTEXT_KEY = "DINO upscale"
@@ -54,7 +55,7 @@ class TileJobs:
         q.height, q.width = batch.images.shape[-2:]
         q.batch_size, q.n_iter = count, 1
         q.seed, q.subseed = [self.seed] * count, [0] * count
-        q.denoising_strength, q.steps = batch.denoise, batch.steps
+        q.denoising_strength, q.steps = batch.denoise, tile_steps(batch.denoise, batch.steps)
         if batch.prompts is not None:
             q.prompt = list(batch.prompts)
         q.extra_generation_params = {INFOTEXT_KEY: "tile"}
@@ -82,14 +83,14 @@ def tile_job(p: Any) -> Any:
         for name in ("sd_model", "sampler_index", "denoising_strength"):
             same.pop(name, None)
         q = kind(**same)
-        q.is_api = getattr(p, "is_api", False)
+        q.is_api, q.cached_c, q.cached_uc = getattr(p, "is_api", False), p.cached_c, p.cached_uc
     q.__dict__.update(
         styles=[], mask=None, nmask=None, image_mask=None, latent_mask=None, mask_for_overlay=None,
         overlay_images=None, paste_to=None, inpaint_full_res=False, init_latent=None, image_conditioning=None,
         resize_mode=0, subseed_strength=0, seed_resize_from_h=-1, seed_resize_from_w=-1, restore_faces=False,
         tiling=False, refiner_checkpoint=None, refiner_switch_at=None, do_not_save_samples=True,
         do_not_save_grid=True, do_not_reload_embeddings=True, scripts_setup_complete=True, firstpass_image=None,
-        cached_c=[None, None], cached_uc=[None, None], c=None, uc=None, sampler=None, all_prompts=None,
+        c=None, uc=None, sampler=None, all_prompts=None,
         all_negative_prompts=None, all_seeds=None, all_subseeds=None, init_img_hash=None,
         # The outer generation's overrides are in force already; naming a checkpoint again would reload it.
         override_settings={"save_init_img": False} if shared.opts.save_init_img else {},

@@ -15,7 +15,7 @@ from lib_dino.errors import ImageError, SettingsError
 from lib_dino.networks.dinov2 import Dinov2
 from lib_dino.networks.dinov2_weights import Weights
 from lib_dino.report.records import DRIFT_KEYS
-from lib_dino.webui.generation import entry, upscale_generation
+from lib_dino.webui.generation import entry, picture, upscale_generation
 from lib_dino.webui.model import model_files as weights
 from lib_dino.webui.model.cfg_callbacks import GuidanceError
 from lib_dino.webui.tiles import tile_img2img as render
@@ -166,6 +166,45 @@ def test_each_picture_of_a_batch_has_its_own_seed_and_prompt(host, source):
     alone, _ = dropdown(host, source, {"dino_enabled": False}, prompt="d", seed=13)
     assert pixels(alone)[0] == pixels(many)[3]
     assert {prompts for prompts, *_ in host.encoded} == {("a",), ("b",), ("c",), ("d",)}
+
+
+def test_prompts_are_encoded_once_for_all_tiles_and_all_pictures(host, source):
+    settings = {"dino_enabled": False, "scale_factor": 3}
+    many, _ = dropdown(host, source, settings, batch_size=2, n_iter=2, prompt="a")
+    assert len(many.images) == 4 and len(host.calls) > 8
+    assert [prompts for prompts, *_ in host.encoded] == [("a",)]
+    dropdown(host, source, settings, prompt="a")
+    assert len(host.encoded) == 1
+    dropdown(host, source, settings, prompt="b")
+    assert [prompts for prompts, *_ in host.encoded] == [("a",), ("b",)]
+
+
+def test_a_txt2img_encodes_its_prompt_once_at_its_own_size_and_once_for_tiles(host):
+    p = generation(host, kind=Txt2Img, scripts=[AlwaysOn()], args=[{**SMALL, "denoise": 0.5}], n_iter=3, prompt="a")
+    assert len(host.process_images(p).images) == 3
+    assert [prompts for prompts, *_ in host.encoded] == [("a",), ("a",)]
+
+
+def test_a_schedule_that_the_model_cannot_use_is_replaced_for_the_tiles_and_said(host, source, monkeypatch):
+    monkeypatch.setattr(picture, "working_schedule", lambda *asked: "Simple")
+    result, p = dropdown(host, source, {"dino_enabled": False})
+    assert {q.scheduler for q in host.calls[1:]} == {"Simple"} and p.scheduler == "Automatic"
+    assert result.images[0].info["parameters"]["DINO scheduler"] == "Simple"
+    assert any("used the schedule Simple" in text for text in result.p.comments)
+
+
+def test_tiles_of_a_few_step_model_get_its_steps(host, source):
+    settings = {"dino_enabled": False, "denoise": 0.25, "steps": 4}
+    few, _ = dropdown(host, source, settings)
+    assert {q.steps for q in host.calls[1:]} == {16}
+    assert few.images[0].info["parameters"]["DINO steps"] == "4"
+    assert pixels(few) == pixels(dropdown(host, source, {**settings, "steps": 16})[0])
+
+
+def test_the_saved_text_gives_the_tile_that_was_used(host, source):
+    asked, _ = dropdown(host, source, {"dino_enabled": False, "tile_size": 71})
+    assert asked.images[0].info["parameters"]["DINO tile"] == "64"
+    assert pixels(asked) == pixels(dropdown(host, source, {"dino_enabled": False, "tile_size": 64})[0])
 
 
 def test_hooks_are_gone_afterwards_and_see_no_other_job(host, source):

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lib_dino.errors import SettingsError
-from lib_dino.webui.model.family import expected_model, model_calls, model_facts
+from lib_dino.webui.model.family import expected_model, model_facts
 
 
 @pytest.mark.parametrize(
@@ -98,23 +97,6 @@ def test_what_cannot_be_told_is_none_and_no_error(host, tmp_path):
     (tmp_path / "old.ckpt").write_bytes(b"PK")
     assert host(None, {"a": named(tmp_path / "old.ckpt")}, "a") is None
     assert host(types.SimpleNamespace(is_sdxl=True), {}, "") is None
-
-
-def test_calls_of_a_tile_follow_the_samplers_order_and_the_hosts_option(monkeypatch):
-    options = types.SimpleNamespace(img2img_fix_steps=False)
-    kinds = {n: types.SimpleNamespace(options={"second_order": n == "Heun"}) for n in ("Euler", "Heun", "DDIM")}
-    modules = types.ModuleType("modules")
-    modules.shared = types.SimpleNamespace(opts=options)
-    modules.sd_samplers = types.SimpleNamespace(all_samplers_map=kinds)
-    monkeypatch.setitem(sys.modules, "modules", modules)
-    assert model_calls("Euler", denoise=0.2, steps=20) == 5
-    assert model_calls("Heun", denoise=0.2, steps=20) == 9
-    assert model_calls("Euler", denoise=0, steps=20) == 0
-    assert model_calls(None, denoise=1.0, steps=20) == 20
-    with pytest.raises(SettingsError, match="needs 2"):
-        model_calls("DDIM", denoise=0.05, steps=20)
-    options.img2img_fix_steps = True
-    assert model_calls("Euler", denoise=0.2, steps=20) == 20
 
 
 def test_the_panel_is_made_without_torch():

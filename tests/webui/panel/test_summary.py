@@ -22,12 +22,17 @@ def calls(sampler_name, *, denoise, steps):
     return 2 * once if sampler_name == "Heun" else once
 
 
+def full_steps(denoise, steps):
+    """As for a few-step model: four steps of a tile."""
+    return round(4 / denoise) if steps < 10 else steps
+
+
 def tab(width=640, height=480, **more):
     return Tab.read(json.dumps({"width": width, "height": height, **more}))
 
 
 def said(values, *, of=None, model=None):
-    return outlook(of or tab(), values, model=model, calls=calls)
+    return outlook(of or tab(), values, model=model, calls=calls, full_steps=full_steps)
 
 
 def test_the_line_says_size_tiles_and_model_calls():
@@ -42,6 +47,12 @@ def test_steps_and_sampler_that_are_left_open_are_the_tabs():
     assert "22 model calls" in said({"steps": 0, "denoise": 0.2, "sampler_name": "Use same sampler"}, of=own).line
     assert "11 model calls" in said({"steps": 0, "denoise": 0.2, "sampler_name": "Euler"}, of=own).line
     assert "5 model calls" in said({"steps": 20, "denoise": 0.2, "sampler_name": "Euler"}, of=own).line
+
+
+def test_a_few_step_model_is_told_apart_by_its_steps():
+    few = said({"steps": 4, "denoise": 0.2}).line
+    assert few.endswith("Few-step model: each tile gets 4 steps whatever the denoise.")
+    assert "Few-step" not in said({"steps": 20, "denoise": 0.2}).line
 
 
 def test_tiles_of_a_batch_share_their_calls():
