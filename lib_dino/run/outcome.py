@@ -146,7 +146,8 @@ def _of_attempts(
     best, first = candidates.best, candidates.attempts[0].drift
     return TileReport(
         box, candidates.seconds, seed=best.settings.seed, denoise=best.settings.denoise, guidance=best.guidance,
-        valid=bool(candidates.valid), tries=candidates.retries, kept=best.settings.number, drift_first=None if first is None else first.mean,
+        tries=candidates.retries, kept=best.settings.number, drift_first=None if first is None else first.mean,
+        valid=bool(candidates.valid),
     )  # fmt: skip
 
 

@@ -207,6 +207,30 @@ def test_the_saved_text_gives_the_tile_that_was_used(host, source):
     assert pixels(asked) == pixels(dropdown(host, source, {"dino_enabled": False, "tile_size": 64})[0])
 
 
+@pytest.mark.parametrize("tries", [0, 2])
+def test_a_model_that_gives_no_numbers_leaves_the_enlarged_source_and_a_line(host, source, tries):
+    host.nan_at = lambda call: True
+    settings = {"repair_tries": tries, "dino_strength": 1.0, "clean_source": 0}
+    lost, _ = dropdown(host, source, settings)
+    host.nan_at = lambda call: False
+    plain, _ = dropdown(host, source, {**settings, "denoise": 0})
+    assert np.abs(np.int16(lost.images[0]) - np.int16(plain.images[0])).max() <= 1
+    (line,) = (text for text in lost.p.comments if "without valid numbers" in text)
+    assert "tiles came out black or without valid numbers and keep the enlarged source." in line
+
+
+def test_one_call_that_gives_no_numbers_costs_a_second_try_and_nothing_else(host, source):
+    sound, _ = dropdown(host, source, {"tile_batch_size": 2})
+    calls = len(host.seen)
+    host.seen.clear()
+    host.nan_at = lambda call: call == 0 and not host.failed and not host.__dict__.update(failed=True)
+    host.failed = False
+    mended, _ = dropdown(host, source, {"tile_batch_size": 2})
+    assert host.failed and not any("valid numbers" in text for text in mended.p.comments)
+    assert len(host.seen) >= calls and mended.images[0].size == sound.images[0].size
+    assert np.array(mended.images[0]).mean() > 10 and pixels(mended) != pixels(sound)
+
+
 def test_hooks_are_gone_afterwards_and_see_no_other_job(host, source):
     dropdown(host, source, {})
     assert host.callbacks.before == host.callbacks.after == []
