@@ -25,12 +25,26 @@ Single precision is wide enough for these paths, half precision is not.
 from __future__ import annotations
 
 import argparse
+import io
+import re
+import zipfile
 from pathlib import Path
 
 import torch
 from checkpoints.families import CLIP_G_NAME, FAMILIES, LATENTS, a1111_config, checkpoint, open_clip_config
 from checkpoints.vae import tiny_autoencoder
 from safetensors.torch import save_file
+from torch import Tensor
+
+
+def save_pickled(tensors: dict[str, Tensor], path: Path) -> None:
+    """A .pth file of the parts that torch has always written: AUTOMATIC1111 refuses one with any other in it."""
+    whole = io.BytesIO()
+    torch.save(tensors, whole)
+    with zipfile.ZipFile(whole) as given, zipfile.ZipFile(path, "w") as kept:
+        for entry in given.infolist():
+            if re.fullmatch(r"[^/]+/(data\.pkl|version|data/\d+)", entry.filename):
+                kept.writestr(zipfile.ZipInfo(entry.filename), given.read(entry))
 
 
 def main() -> None:
@@ -51,7 +65,7 @@ def main() -> None:
         arguments.tiny.mkdir(parents=True, exist_ok=True)
         latents = LATENTS[family]
         for part, tensors in zip(("encoder", "decoder"), tiny_autoencoder(arguments.seed, latents), strict=True):
-            torch.save(tensors, arguments.tiny / f"{latents.tiny}_{part}.pth")
+            save_pickled(tensors, arguments.tiny / f"{latents.tiny}_{part}.pth")
     if arguments.open_clip:
         (arguments.open_clip / f"{CLIP_G_NAME}.json").write_text(open_clip_config(), encoding="utf-8")
 

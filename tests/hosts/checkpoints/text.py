@@ -9,6 +9,7 @@ import torch
 from .weights import Weights
 
 TOKENS, POSITIONS, LAYERS = 49408, 77, 2
+MEAN = 0.05  # of what an encoder of unit spread says
 T5_TOKENS, T5_LAYERS, T5_WIDTH, T5_INNER, T5_HEADS, T5_HEAD = 32128, 2, 64, 64, 2, 32
 
 
@@ -29,6 +30,12 @@ CLIP_L = ClipSizes(768, 768)
 CLIP_G = ClipSizes(1280, 5120)  # open_clip makes the inner width four times the outer one, whatever it is told
 
 
+def add_final_norm(weights: Weights, name: str, width: int) -> None:
+    """A last normalisation whose mean is not nought: hosts divide by it where a prompt's emphasis is worked in."""
+    weights.add_norm(name, width)
+    weights.bias(name).fill_(MEAN)
+
+
 def add_clip(weights: Weights, at: str, sizes: ClipSizes, *, projection: str = "") -> None:
     """A text encoder in transformers' layout; `projection` names its map of the pooled text, if it has one."""
     width = sizes.width
@@ -42,7 +49,7 @@ def add_clip(weights: Weights, at: str, sizes: ClipSizes, *, projection: str = "
         weights.add(f"{inside}mlp.fc2", width, sizes.inner)
         weights.add_norm(f"{inside}layer_norm1", width)
         weights.add_norm(f"{inside}layer_norm2", width)
-    weights.add_norm(f"{at}final_layer_norm", width)
+    add_final_norm(weights, f"{at}final_layer_norm", width)
     if projection:
         weights.add(projection, width, width, bias=False)
 
@@ -63,7 +70,7 @@ def add_open_clip(weights: Weights, at: str, sizes: ClipSizes) -> None:
         weights.add_norm(f"{inside}ln_2", width)
         for kind in ("weight", "bias"):
             weights.rename(f"{inside}attn.in_proj.{kind}", f"{inside}attn.in_proj_{kind}")
-    weights.add_norm(f"{at}ln_final", width)
+    add_final_norm(weights, f"{at}ln_final", width)
     for name in ("positional_embedding", "text_projection"):
         weights.rename(f"{at}{name}.weight", f"{at}{name}")
     weights.tensors[f"{at}logit_scale"] = torch.tensor(4.6055)
