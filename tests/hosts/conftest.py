@@ -5,7 +5,6 @@ import os
 import pytest
 from client import FAMILIES, Host
 
-
 TINY_OFF = {"dino_upscale_tiny_autoencoder": False}
 
 

@@ -111,9 +111,7 @@ def test_consistency_acts_inside_the_loop(host, loop_alone, way):
 
 def test_back_projection_brings_the_finished_picture_to_its_source(host):
     source = picture(*WIDE)
-    without, held = (
-        upscaled(host, {**LOOP, "consistency": c}, source=source, sampler_name="Euler") for c in (0, 1)
-    )
+    without, held = (upscaled(host, {**LOOP, "consistency": c}, source=source, sampler_name="Euler") for c in (0, 1))
     assert psnr(held.image, source) > max(30, psnr(without.image, source) + 3)
 
 

@@ -103,9 +103,7 @@ def lay_vae_paths(weights: Weights, at: str, sizes: VAESizes, latents: Latents) 
     for level in range(sizes.levels - 1):
         carry_paths(weights, f"{at}encoder.down.{level}.downsample.conv", quarter, 3)
         carry_paths(weights, f"{at}decoder.up.{level + 1}.upsample.conv", centre, 3)
-    leave_paths(
-        weights, f"{at}encoder.norm_out", f"{at}encoder.conv_out", torch.linalg.pinv(rgb_of_latent), EPSILON
-    )
+    leave_paths(weights, f"{at}encoder.norm_out", f"{at}encoder.conv_out", torch.linalg.pinv(rgb_of_latent), EPSILON)
     weights.bias(f"{at}encoder.conv_out")[:channels] += latents.shift
     weights.bias(f"{at}encoder.conv_out")[channels:] = -30.0  # the log of the variance: no noise
     if latents.quant:

@@ -263,6 +263,7 @@ def routes(_: Any, app: Any) -> None:
     app.add_api_route("/host-probe/rows", start_rows, methods=["POST"])
     app.add_api_route("/host-probe/rows", ROWS.stop, methods=["GET"])
     app.add_api_route("/host-probe/held", held, methods=["GET"])
+
     def weights() -> list[float]:
         found, WEIGHTS[:] = list(WEIGHTS), []
         return found
