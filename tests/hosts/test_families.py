@@ -128,7 +128,7 @@ def test_the_noise_to_signal_ratio_is_what_the_latents_show(host, probe):
     first = [call for call in noted if call["sigma"] == level]
     shown = statistics.mean(call["noise"] for call in first) / statistics.mean(call["signal"] for call in first)
     assert len(first) >= 2 and level > 0.3
-    assert first[0]["ratio"] == pytest.approx(shown, rel=0.15)
+    assert first[0]["ratio"] == pytest.approx(shown, rel=0.3)
 
 
 @pytest.mark.parametrize("sampler", ["Euler", "Heun", "DPM++ 2M", "Euler a"])
