@@ -121,6 +121,14 @@ def events(job: Prepared, finished: Finished) -> Iterator[str]:
         yield limit_note(finished.limited, job.settings.max_drift)
 
 
+def stopped_after(job: Prepared, finished: Finished) -> str | None:
+    """How far a stopped run got, such as "after 3 of 9 tiles"; None where it was not stopped."""
+    sampled = finished.sampled
+    if not sampled.stopped:
+        return None
+    return f"after {len(sampled.candidates)} of {_tiles(len(job.open_tiles()) - len(sampled.skipped))}"
+
+
 def _meter_notes(job: Prepared, measures: bool) -> tuple[str, ...]:
     unmeasured = measures and job.meter is not None and not job.meter.thresholds.measured
     return (job.meter.thresholds.note,) if unmeasured and job.meter is not None else ()
