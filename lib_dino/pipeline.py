@@ -27,14 +27,14 @@ from .report.maps import Heat
 from .report.records import Report, drift_figures
 from .run.drift_limit import eight_bit
 from .run.finish import Finished
-from .run.outcome import Outcome, report_on, run_picture
+from .run.outcome import Outcome, report_on, run_picture, stopped_after
 from .run.plan import plan_job
 from .run.prepare import needs_features, prepare
 from .run.progress import OnProgress, Progress
 from .run.tiles import Conditions, SampledTiles
 from .sampling.pixel_model import PixelTileModel
 from .sampling.tile_model import TileModel
-from .settings import MAX_SEED, Settings
+from .settings import INFOTEXT_STOPPED_KEY, MAX_SEED, Settings
 from .tiling.resample import resize
 
 Source = Picture | PIL.Image.Image | str | os.PathLike[str]
@@ -60,6 +60,7 @@ class Result:
         settings: as used, seed included.
         heats: maps of what was measured, the more telling first; none when drift was not.
         source: what it was made from.
+        stopped: how far it got, see `run.outcome.stopped_after`; None where all of it was made.
     """
 
     picture: Picture
@@ -67,6 +68,12 @@ class Result:
     settings: Settings
     heats: tuple[Heat, ...] = ()
     source: Picture | None = None
+    stopped: str | None = None
+
+    def figures(self) -> dict[str, str]:
+        """Keys and values that are saved beside the settings: what was measured, and whether it was stopped."""
+        stopped = {} if self.stopped is None else {INFOTEXT_STOPPED_KEY: self.stopped}
+        return {**drift_figures(self.report), **stopped}
 
     def save(self, path: str | os.PathLike[str], *, force: bool = False) -> Path:
         """Write the picture with its settings as text; an existing file only with `force`.
@@ -74,7 +81,7 @@ class Result:
         Raises:
             ImageError: the file exists, or cannot be written.
         """
-        text = infotext(self.settings, self.report.result_size, drift_figures(self.report))
+        text = infotext(self.settings, self.report.result_size, self.figures())
         return write_picture(self.picture, Path(path), text=text, force=force)
 
 
@@ -115,7 +122,7 @@ def upscale(
         )  # fmt: skip
         seconds = time.perf_counter() - started
         outcome = report_on(job, model, finished, measures=measure, seconds=seconds)
-    return _result(picture, finished.image, outcome, settings)
+    return _result(picture, finished.image, outcome, settings, stopped_after(job, finished))
 
 
 def compare(
@@ -155,8 +162,10 @@ def _lanczos(picture: Picture, settings: Settings, model: TileModel, dino: Dinov
     return _result(picture, enlarged, report_on(job, model, finished, measures=True, seconds=0.0), off)
 
 
-def _result(picture: Picture, image: Tensor, outcome: Outcome, settings: Settings) -> Result:
-    return Result(_like(picture, image), outcome.report, settings, outcome.maps, picture)
+def _result(
+    picture: Picture, image: Tensor, outcome: Outcome, settings: Settings, stopped: str | None = None
+) -> Result:
+    return Result(_like(picture, image), outcome.report, settings, outcome.maps, picture, stopped)
 
 
 def _steps_alone(progress: Callable[[Progress], None] | None) -> OnProgress | None:

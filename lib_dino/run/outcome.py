@@ -17,7 +17,7 @@ from ..tiling.plan import Tile
 from ..tiling.resample import resize
 from .drift_limit import Limited, eight_bit, limit_note
 from .finish import Finished, finish, tile_drift
-from .prepare import Prepared, source_is_flat
+from .prepare import SEEN_RMS, Prepared, source_is_flat
 from .progress import OnProgress
 from .retry import Candidates
 from .tiles import Conditions, sample_tiles
@@ -113,12 +113,23 @@ def events(job: Prepared, finished: Finished) -> Iterator[str]:
         detects = job.meter is not None and job.meter.thresholds.alarm is not None
         why = "too much drift, or something that looks invented" if detects else "too much drift"
         yield f"Sampled {_tiles(sampled.redone)} again: {why}."
-    if job.reference.removed_rms:
-        yield f"Cleaned the source first: removed {255 * job.reference.removed_rms:.1f}/255 of noise or JPEG damage."
+    if (removed := job.reference.removed_rms) >= SEEN_RMS:
+        yield (
+            f"Removed what looked like noise or JPEG damage from the source first, {255 * removed:.1f} of 255 on "
+            f"average. To keep it, set Clean source to 0."
+        )
     if sampled.skipped:
         yield f"Left {_tiles(len(sampled.skipped))} alone: the source is flat there."
     if finished.limited is not None:
         yield limit_note(finished.limited, job.settings.max_drift)
+
+
+def stopped_after(job: Prepared, finished: Finished) -> str | None:
+    """How far a stopped run got, such as "after 3 of 9 tiles"; None where it was not stopped."""
+    sampled = finished.sampled
+    if not sampled.stopped:
+        return None
+    return f"after {len(sampled.candidates)} of {_tiles(len(job.open_tiles()) - len(sampled.skipped))}"
 
 
 def _meter_notes(job: Prepared, measures: bool) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from lib_dino.errors import ImageError, SettingsError
 from lib_dino.networks.dinov2 import Dinov2
 from lib_dino.networks.dinov2_weights import Weights
 from lib_dino.report.records import DRIFT_KEYS
+from lib_dino.settings import INFOTEXT_STOPPED_KEY
 from lib_dino.webui.generation import entry, picture, upscale_generation
 from lib_dino.webui.model import model_files as weights
 from lib_dino.webui.model.cfg_callbacks import GuidanceError
@@ -327,6 +328,12 @@ def test_interrupt_ends_within_one_model_call_and_keeps_what_is_done(host, sourc
     assert (image[:30, :30] != base[:30, :30]).any()
     assert np.abs(image[-30:, -30:].astype(int) - base[-30:, -30:]).max() <= 3
     assert host.callbacks.before == []
+    assert stops(stopped) == [["after 1 of 9 tiles"]]
+
+
+def stops(processed):
+    """What the hosts find under the key, picture by picture."""
+    return [image.info["parameters"].get(INFOTEXT_STOPPED_KEY) for image in processed.images]
 
 
 def dropdown_base(host, source, scale):
@@ -351,6 +358,17 @@ def test_skip_goes_on_with_the_next_picture(host, source):
     host.on_call = skip
     two, _ = dropdown(host, source, {"dino_enabled": False}, batch_size=2, seed=4)
     assert pixels(two)[1] == pixels(dropdown(host, source, {"dino_enabled": False}, seed=5)[0])[0]
+    assert stops(two) == [["after 0 of 4 tiles", None]] * 2
+
+
+def test_what_was_skipped_is_marked_and_nothing_after_it(host, source):
+    def skip():
+        host.on_call = None
+        host.shared.state.skipped = True
+
+    host.on_call = skip
+    three, _ = dropdown(host, source, {"dino_enabled": False}, n_iter=3, seed=4)
+    assert stops(three) == [["after 0 of 4 tiles"], None, None]
 
 
 def test_only_the_masked_part_is_replaced_and_other_tiles_are_left_out(host, source):
