@@ -7,8 +7,8 @@ import functools
 import os
 import random
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,14 +27,14 @@ from .report.maps import Heat
 from .report.records import Report, drift_figures
 from .run.drift_limit import eight_bit
 from .run.finish import Finished
-from .run.outcome import Outcome, report_on, run_picture, stopped_after
+from .run.outcome import Outcome, marks, report_on, run_picture
 from .run.plan import plan_job
 from .run.prepare import needs_features, prepare
 from .run.progress import OnProgress, Progress
 from .run.tiles import Conditions, SampledTiles
 from .sampling.pixel_model import PixelTileModel
 from .sampling.tile_model import TileModel
-from .settings import INFOTEXT_STOPPED_KEY, MAX_SEED, Settings
+from .settings import MAX_SEED, Settings
 from .tiling.resample import resize
 
 Source = Picture | PIL.Image.Image | str | os.PathLike[str]
@@ -60,7 +60,7 @@ class Result:
         settings: as used, seed included.
         heats: maps of what was measured, the more telling first; none when drift was not.
         source: what it was made from.
-        stopped: how far it got, see `run.outcome.stopped_after`; None where all of it was made.
+        marks: saved keys and values of a picture that is not all that was asked for, see `run.outcome.marks`.
     """
 
     picture: Picture
@@ -68,12 +68,11 @@ class Result:
     settings: Settings
     heats: tuple[Heat, ...] = ()
     source: Picture | None = None
-    stopped: str | None = None
+    marks: Mapping[str, str] = field(default_factory=dict)
 
     def figures(self) -> dict[str, str]:
-        """Keys and values that are saved beside the settings: what was measured, and whether it was stopped."""
-        stopped = {} if self.stopped is None else {INFOTEXT_STOPPED_KEY: self.stopped}
-        return {**drift_figures(self.report), **stopped}
+        """Keys and values that are saved beside the settings: what was measured, and the marks."""
+        return {**drift_figures(self.report), **self.marks}
 
     def save(self, path: str | os.PathLike[str], *, force: bool = False) -> Path:
         """Write the picture with its settings as text; an existing file only with `force`.
@@ -122,7 +121,7 @@ def upscale(
         )  # fmt: skip
         seconds = time.perf_counter() - started
         outcome = report_on(job, model, finished, measures=measure, seconds=seconds)
-    return _result(picture, finished.image, outcome, settings, stopped_after(job, finished))
+    return _result(picture, finished.image, outcome, settings, marks(job, finished))
 
 
 def compare(
@@ -163,9 +162,9 @@ def _lanczos(picture: Picture, settings: Settings, model: TileModel, dino: Dinov
 
 
 def _result(
-    picture: Picture, image: Tensor, outcome: Outcome, settings: Settings, stopped: str | None = None
+    picture: Picture, image: Tensor, outcome: Outcome, settings: Settings, marks: Mapping[str, str] | None = None
 ) -> Result:
-    return Result(_like(picture, image), outcome.report, settings, outcome.maps, picture, stopped)
+    return Result(_like(picture, image), outcome.report, settings, outcome.maps, picture, marks or {})
 
 
 def _steps_alone(progress: Callable[[Progress], None] | None) -> OnProgress | None:

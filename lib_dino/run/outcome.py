@@ -13,6 +13,7 @@ from ..measure.quality import detail_ratio, psnr
 from ..report.maps import Heat, bound_kind, heats, tile_figures
 from ..report.records import Report, TileReport
 from ..sampling.tile_model import TileModel
+from ..settings import INFOTEXT_FAULTY_KEY, INFOTEXT_STOPPED_KEY
 from ..tiling.plan import Tile
 from ..tiling.resample import resize
 from .drift_limit import Limited, eight_bit, limit_note
@@ -124,12 +125,15 @@ def events(job: Prepared, finished: Finished) -> Iterator[str]:
         yield limit_note(finished.limited, job.settings.max_drift)
 
 
-def stopped_after(job: Prepared, finished: Finished) -> str | None:
-    """How far a stopped run got, such as "after 3 of 9 tiles"; None where it was not stopped."""
-    sampled = finished.sampled
-    if not sampled.stopped:
-        return None
-    return f"after {len(sampled.candidates)} of {_tiles(len(job.open_tiles()) - len(sampled.skipped))}"
+def marks(job: Prepared, finished: Finished) -> dict[str, str]:
+    """Saved keys and values of a picture that is not all that was asked for; none where it is."""
+    sampled, found = finished.sampled, {}
+    if sampled.stopped:
+        wanted = len(job.open_tiles()) - len(sampled.skipped)
+        found[INFOTEXT_STOPPED_KEY] = f"after {len(sampled.candidates)} of {_tiles(wanted)}"
+    if sampled.faulty:
+        found[INFOTEXT_FAULTY_KEY] = str(sampled.faulty)
+    return found
 
 
 def _meter_notes(job: Prepared, measures: bool) -> tuple[str, ...]:

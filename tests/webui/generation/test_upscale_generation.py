@@ -15,7 +15,7 @@ from lib_dino.errors import ImageError, SettingsError
 from lib_dino.networks.dinov2 import Dinov2
 from lib_dino.networks.dinov2_weights import Weights
 from lib_dino.report.records import DRIFT_KEYS
-from lib_dino.settings import INFOTEXT_STOPPED_KEY
+from lib_dino.settings import INFOTEXT_FAULTY_KEY, INFOTEXT_STOPPED_KEY
 from lib_dino.webui.generation import entry, picture, upscale_generation
 from lib_dino.webui.model import model_files as weights
 from lib_dino.webui.model.cfg_callbacks import GuidanceError
@@ -217,6 +217,7 @@ def test_a_model_that_gives_no_numbers_leaves_the_enlarged_source_and_a_line(hos
     plain, _ = dropdown(host, source, {**settings, "denoise": 0})
     assert np.abs(np.int16(lost.images[0]) - np.int16(plain.images[0])).max() <= 1
     (line,) = (text for text in lost.p.comments if "without valid numbers" in text)
+    assert lost.images[0].info["parameters"][INFOTEXT_FAULTY_KEY] == ["4"]
     assert "tiles came out black or without valid numbers and keep the enlarged source." in line
 
 
