@@ -37,6 +37,7 @@ _REQUEST: Final[dict[str, Any]] = {
     "width": 64, "height": 64, "denoising_strength": 0.6, "send_images": True, "save_images": False,
 }  # fmt: skip
 _SIZE: Final = (2 * SOURCE_PX[0], 2 * SOURCE_PX[1])
+_FLOW_SCHEDULE: Final = "Simple"
 _BOTH: Final = "Update the extension and this command line to the same version"
 _REINSTALL: Final = (
     "Put this version's folder into the WebUI's extensions folder, replacing the one there, and restart the WebUI."
@@ -45,7 +46,11 @@ _REINSTALL: Final = (
 
 @dataclass
 class Visit:
-    """A WebUI and what was learned of it so far."""
+    """A WebUI and what was learned of it so far.
+
+    Attributes:
+        wanted: fields that its model needs in every request.
+    """
 
     webui: WebUI
     fetch: bool = False
@@ -53,6 +58,7 @@ class Visit:
     sysinfo: dict[str, Any] = field(default_factory=dict)
     arguments: list[dict[str, Any]] = field(default_factory=list)
     images: dict[str, Image.Image] = field(default_factory=dict)
+    wanted: dict[str, Any] = field(default_factory=dict)
 
     def listed(self, path: str) -> Any:
         """The JSON of a quick question."""
@@ -61,12 +67,17 @@ class Visit:
             raise Failed(f"{path} answers {answer.status}: {answer.error}", CONSOLE)
         return answer.body
 
+    def schedules(self) -> list[dict[str, Any]]:
+        """The WebUI's noise schedules; none where it keeps them in the names of its samplers."""
+        answer = self.webui.get("/sdapi/v1/schedulers")
+        return answer.body if answer.status == 200 and isinstance(answer.body, list) else []
+
     def asked(self, **more: Any) -> Answer:
         """The answer to an img2img of the test picture."""
         stream = io.BytesIO()
         sample_picture().save(stream, "PNG")
         picture = base64.b64encode(stream.getvalue()).decode()
-        return self.webui.post("/sdapi/v1/img2img", {**_REQUEST, "init_images": [picture], **more})
+        return self.webui.post("/sdapi/v1/img2img", {**_REQUEST, **self.wanted, "init_images": [picture], **more})
 
     def made(self, **more: Any) -> Image.Image:
         """The picture of an img2img, the host's own unless `more` names a script."""
@@ -107,6 +118,10 @@ def apart(a: Image.Image, b: Image.Image) -> float:
         return 255.0
     means = ImageStat.Stat(ImageChops.difference(a.convert("RGB"), b.convert("RGB"))).mean
     return sum(means) / len(means)
+
+
+def _is_black(image: Image.Image) -> bool:
+    return max(image.convert("L").getextrema()) <= 2
 
 
 CHECKS: Final[list[Check]] = []
@@ -222,8 +237,19 @@ def _arguments(visit: Visit) -> str:
 
 @_check("normal generation", "API", "checkpoint")
 def _normal(visit: Visit) -> str:
-    visit.images["normal"] = visit.made()
-    return "a normal img2img works"
+    image, words = visit.made(), "a normal img2img works"
+    if _is_black(image) and any(entry.get("label") == _FLOW_SCHEDULE for entry in visit.schedules()):
+        # What flow models (SD 3, FLUX) give in Forge where no schedule is named.
+        visit.wanted["scheduler"] = _FLOW_SCHEDULE
+        image = visit.made()
+        words += f" with the schedule type {_FLOW_SCHEDULE}; with Automatic this model gives black pictures: choose it"
+    if _is_black(image):
+        raise Failed(
+            "a normal img2img gives a black picture",
+            "The checkpoint does not work in this WebUI as it is set up: try another VAE, --no-half-vae or --no-half.",
+        )
+    visit.images["normal"] = image
+    return words
 
 
 @_check("small upscale", "extension", "normal generation")

@@ -42,6 +42,8 @@ class FakeWebUI:
             return ("html", 200)
         if "hangs" in self.faults:
             time.sleep(0.4)
+        if path.endswith("schedulers"):
+            return [{"label": "Automatic"}, {"label": "Simple"}]
         if path.endswith("sd-models"):
             return [] if "no checkpoint" in self.faults else [{"title": "tiny"}]
         return self.scripts() if path.endswith("script-info") else dict(self.options)
@@ -63,7 +65,8 @@ class FakeWebUI:
         if args is None:
             if "broken" in self.faults:
                 return ({"error": "RuntimeError", "detail": "", "errors": "out of memory"}, 500)
-            return self.answer(self.shaken(source), "")
+            black = "black" in self.faults or ("flow" in self.faults and body.get("scheduler") != "Simple")
+            return self.answer(source.point(lambda value: 0) if black else self.shaken(source), "")
         if "swallows" in self.faults and "dino_strength" in args[0]:
             args[0]["dino_strength"] = min(args[0]["dino_strength"], 1.0)
         try:
@@ -174,6 +177,7 @@ def test_nothing_is_saved_downloaded_or_set():
         ("half there", "extension", "restart"),
         ("older", "arguments", "same version"),
         ("broken", "normal generation", "console"),
+        ("black", "normal generation", "--no-half-vae"),
         ("extension fails", "small upscale", "console"),
         ("other size", "small upscale", "console"),
         ("no picture", "small upscale", "console"),
@@ -199,6 +203,17 @@ def test_what_needs_a_failed_check_is_skipped_saying_so():
     assert found["small upscale"].status == doctor.SKIPPED
     assert "extension" in found["small upscale"].detail
     assert found["normal generation"].status == found["left as it was"].status == doctor.OK
+
+
+def test_a_flow_model_that_is_black_without_a_schedule_gets_one_and_is_in_order():
+    webui = FakeWebUI("flow")
+    found = findings(webui)
+    assert {finding.status for finding in found.values()} == {doctor.OK}
+    assert "schedule type Simple" in found["normal generation"].detail
+    assert all(body["scheduler"] == "Simple" for body in webui.asked[1:])
+    sound = FakeWebUI()
+    findings(sound)
+    assert not any("scheduler" in body for body in sound.asked)
 
 
 def test_a_webui_that_never_repeats_itself_is_no_failure_of_ours():
