@@ -134,9 +134,10 @@ class BatchCorrector:
         self._tiles = [_TileCorrector(tile, number) for number, tile in enumerate(tiles)]
 
     def __call__(self, clean: Tensor, noise_to_signal: float, codec: Codec) -> Tensor:
-        """Correct predicted clean tiles, (B, C, h, w); a tile on which nothing acts stays itself."""
-        parts = zip(self._tiles, torch.split(clean, 1), strict=True)
-        return torch.cat([tile(part, noise_to_signal, codec) for tile, part in parts])
+        """Correct predicted clean tiles, (B, C, h, w); where nothing acts they are given back as they are."""
+        parts = torch.split(clean, 1)
+        corrected = [tile(part, noise_to_signal, codec) for tile, part in zip(self._tiles, parts, strict=True)]
+        return clean if all(new is old for new, old in zip(corrected, parts, strict=True)) else torch.cat(corrected)
 
     def mean_rms(self) -> list[float]:
         """Of each tile the mean over its model calls of the corrections' root mean square, in units of `sigma_data`."""

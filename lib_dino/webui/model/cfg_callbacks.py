@@ -159,7 +159,7 @@ class Hooks:
                 start = getattr(batch.owner, "init_latent", None)
                 self._codec = batch.codec(None if start is None else start.clone().float())
             corrected = batch.corrector(clean, ratio, self._codec)
-            if corrected is clean or torch.equal(corrected, clean):
+            if corrected is clean:
                 return out
             if call.predicts_noise:
                 corrected = noise_from_clean(corrected, call.x.clone().float(), a)
