@@ -64,7 +64,7 @@ class Hooks:
         model: what is loaded.
         alphas_cumprod: of the model, for samplers that count in timesteps; None for flow models.
         stop: called before every model call; raises to give up at once.
-        after: called after every model call of ours.
+        after: called after every model call of ours, before anything else: a preview could come in between.
     """
 
     def __init__(
@@ -129,10 +129,10 @@ class Hooks:
         if batch is None or call is None or tuple(params.x.shape) != batch.shape:
             return
         try:
+            self._after()
             if batch.corrector is not None and self.error is None:
                 params.x = self._corrected(params.x, call, batch)
             batch.on_step()
-            self._after()
         except Exception as error:
             self._fail(error)
 

@@ -103,3 +103,19 @@ def test_nothing_to_correct_gives_back_the_very_tensor(model, shape, generator):
     out = torch.randn(shape, generator=generator).half()
     with hooks.armed(batch):
         assert forward(hooks, owner, out, out, 1.0 if model.flow else 14.6) is out
+
+
+def test_the_hosts_look_at_the_tile_is_taken_away_before_the_correction_takes_its_time(generator):
+    model, shape = FAMILIES[3]
+    told = []
+    hooks, owner = Hooks(model, None, after=lambda: told.append("kept")), types.SimpleNamespace(init_latent=None)
+
+    def correct(given, ratio, codec):
+        told.append("corrected")
+        return given
+
+    batch = Batch(owner, shape, correct, lambda start: LatentCodec(model.family, start), lambda: told.append("step"))
+    x = torch.randn(shape, generator=generator)
+    with hooks.armed(batch), torch.no_grad():
+        forward(hooks, owner, x, x, 0.5)
+    assert told == ["kept", "corrected", "step"]
