@@ -3,7 +3,6 @@
 import time
 
 import pytest
-from client import TITLE, picture
 from test_page import CHOSEN, RECT, SOURCE, page, tab, upload  # noqa: F401
 
 TABS = {"txt2img": 0, "img2img": 1}

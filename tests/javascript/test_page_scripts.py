@@ -228,7 +228,7 @@ def test_while_a_grid_of_all_pictures_is_chosen_the_first_of_them_is_compared(pa
     page.click("#dino_upscale_compare")
     shown = "const f = document.querySelectorAll('#img2img_gallery .thumbnail-item img')[1].src;"
     assert page.run(shown + "return document.querySelector('.dino-upscale-after').src === f")
-    left, top, width, height = page.run(RECT, ".dino-upscale-compare")
+    left, _, width, height = page.run(RECT, ".dino-upscale-compare")
     place = page.run(RECT, "#img2img_gallery .detailed")
     assert width / height == pytest.approx(4 / 3, rel=0.01)
     assert near([left + width / 2, height], [place[0] + place[2] / 2, place[3]])

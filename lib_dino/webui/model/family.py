@@ -74,17 +74,21 @@ def _channels(sd_model: Any) -> int:
     return 4
 
 
-def expected_model() -> Model | None:
+def expected_model(shown: str = "") -> Model | None:
     """The model that the next generation will use, as far as can be told without loading it.
 
     The one in memory where it is the one chosen; else by the header of the chosen file; None when that says nothing.
+
+    Args:
+        shown: name of the checkpoint that the page shows as chosen, of which the host may not have heard yet; empty
+            takes the one in the host's options.
     """
     with contextlib.suppress(Exception):  # only a forecast: whatever a host lacks, there is none
         from modules import sd_models, shared
 
         # Asking `shared.sd_model` would load one.
         held = sd_models.model_data.sd_model
-        chosen = sd_models.get_closet_checkpoint_match(shared.opts.data.get("sd_model_checkpoint") or "")
+        chosen = sd_models.get_closet_checkpoint_match(shown or shared.opts.data.get("sd_model_checkpoint") or "")
         info = getattr(held, "sd_checkpoint_info", None)
         if info is not None and (chosen is None or chosen.filename == info.filename):
             return model_facts(held)

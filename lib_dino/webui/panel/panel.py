@@ -132,7 +132,8 @@ def _connect_line(
 
     def describe(text: str, *given: Any) -> list[Any]:
         values = dict(zip(names, given, strict=True))
-        words = outlook(Tab.read(text), values, model=expected_model()).to_html()
+        seen = Tab.read(text)
+        words = outlook(seen, values, model=expected_model(seen.checkpoint)).to_html()
         return [words, *(gr.update(label=fold_label(group, values)) for group in folds)]
 
     def look_again(text: str, *given: Any) -> list[Any]:

@@ -25,6 +25,7 @@ class Tab:
     Attributes:
         size: (height, width) of the picture to upscale, pixels; None where there is none.
         batch: pictures come from files or a folder, one after the other.
+        checkpoint: name of the one that is chosen; empty where the page does not say.
         steps, sampler_name: the tab's own.
         text: as it came, for the page to tell an old answer from a new one.
     """
@@ -33,23 +34,25 @@ class Tab:
     steps: int = 20
     sampler_name: str | None = None
     batch: bool = False
+    checkpoint: str = ""
     text: str = ""
 
     @classmethod
     def read(cls, text: str) -> Tab:
-        """From the page's JSON object of "width", "height", "steps", "sampler" and "batch"; what is unfit is passed over."""
+        """From the page's JSON object of "width", "height" and the like; what is unfit is passed over."""
         try:
             found = json.loads(text)
         except (TypeError, ValueError):
             found = None
         found = found if isinstance(found, dict) else {}
         height, width, steps = (_whole(found.get(name)) for name in ("height", "width", "steps"))
-        sampler = found.get("sampler")
+        sampler, checkpoint = found.get("sampler"), found.get("checkpoint")
         return cls(
             (height, width) if height and width else None,
             steps or 20,
             sampler if isinstance(sampler, str) and sampler else None,
             found.get("batch") is True,
+            checkpoint if isinstance(checkpoint, str) else "",
             str(text),
         )
 

@@ -49,12 +49,12 @@ def named(path):
 def host(monkeypatch, tmp_path):
     """Say what is in memory and what is chosen; get what will be used."""
 
-    def ask(held, files, chosen):
+    def ask(held, files, chosen, **shown):
         shared = types.SimpleNamespace(opts=types.SimpleNamespace(data={"sd_model_checkpoint": chosen}))
         modules = types.ModuleType("modules")
         modules.shared, modules.sd_models = shared, Checkpoints(held, files)
         monkeypatch.setitem(sys.modules, "modules", modules)
-        return expected_model()
+        return expected_model(**shown)
 
     return ask
 
@@ -107,3 +107,12 @@ def test_the_panel_is_made_without_torch():
     root = Path(__file__).parents[3]
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True, cwd=root)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_checkpoint_that_the_page_shows_goes_before_the_one_that_the_host_has_heard_of(host, tmp_path):
+    old = checkpoint(tmp_path / "old.safetensors", "model.diffusion_model.input_blocks.0.0.weight")
+    new = checkpoint(tmp_path / "new.safetensors", "model.diffusion_model.joint_blocks.0.context_block.attn.proj.bias")
+    held = types.SimpleNamespace(sd_checkpoint_info=old)
+    files = {"old": old, "new": new}
+    assert host(held, files, "old", shown="new").family == "sd3"
+    assert host(held, files, "old", shown="").family == "sd1"

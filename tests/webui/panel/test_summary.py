@@ -105,6 +105,8 @@ def test_of_a_batch_the_line_says_what_happens_to_each_picture(values, words):
 def test_nonsense_from_the_page_counts_as_no_picture(text):
     assert Tab.read(text).size is None
     assert Tab.read('{"steps": "many", "sampler": 5}') == Tab(text='{"steps": "many", "sampler": 5}')
+    assert not Tab.read('{"batch": "yes", "checkpoint": 5}').batch and Tab.read('{"checkpoint": 5}').checkpoint == ""
+    assert Tab.read('{"checkpoint": "a.safetensors"}').checkpoint == "a.safetensors"
 
 
 def data_of(text):
