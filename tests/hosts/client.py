@@ -8,11 +8,57 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from dataclasses import dataclass, field
+from typing import Any
 
 from PIL import Image, ImageDraw
 
 TITLE = "DINO Upscale"
 SMALL = {"tile_size": 64, "overlap": 16, "scale_factor": 2.0}
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a checkpoint family needs from a request, and what it has.
+
+    Attributes:
+        name: as make_checkpoint.py calls it.
+        request: fields of every generation.
+        options: of the WebUI while the suite runs.
+        flow: noisy latents are sigma * noise + (1 - sigma) * clean.
+        adapter: base of the adapters it takes; empty where it takes none.
+        checkpoints: names of its checkpoint's file without the ending, the first one found is used.
+        lora: name of its LoRA.
+    """
+
+    name: str
+    request: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    flow: bool = False
+    adapter: str = ""
+    checkpoints: tuple[str, ...] = ()
+    lora: str = ""
+
+    @property
+    def names(self):
+        return self.checkpoints or (f"tiny-{self.name}",)
+
+    @property
+    def lora_name(self):
+        return self.lora or f"dino-probe-lora-{self.name}"
+
+
+# The usual preview would fetch a network for SDXL and SD 3.
+_CHEAP = {"show_progress_type": "Approx cheap"}
+FAMILIES = {
+    family.name: family
+    for family in (
+        Family("sd1", adapter="sd15", checkpoints=("tiny-sd1", "tiny"), lora="dino-probe-lora"),
+        Family("sdxl", options=_CHEAP, adapter="sdxl"),
+        Family("sd3", {"scheduler": "Simple"}, _CHEAP, flow=True),
+        Family("flux", {"scheduler": "Simple", "distilled_cfg_scale": 3.5}, _CHEAP, flow=True),
+    )
+}
 
 
 def picture(width=64, height=48):
@@ -71,10 +117,14 @@ class Answer:
 
 
 class Host:
-    """A running WebUI."""
+    """A running WebUI.
 
-    def __init__(self, address):
-        self.address = address
+    Attributes:
+        family: of the checkpoint it works with.
+    """
+
+    def __init__(self, address, family=FAMILIES["sd1"]):
+        self.address, self.family = address, family
 
     def call(self, path, body=None, timeout=600):
         data = None if body is None else json.dumps(body).encode()
@@ -95,11 +145,11 @@ class Host:
             "init_images": [encoded(image)], "prompt": "a red house", "negative_prompt": "blurry", "steps": 4,
             "seed": 7, "cfg_scale": 5, "sampler_name": "Euler a", "denoising_strength": 0.5, "width": 64, "height": 64,
         }  # fmt: skip
-        return self.call("/sdapi/v1/img2img", {**body, **more})
+        return self.call("/sdapi/v1/img2img", {**body, **self.family.request, **more})
 
     def txt2img(self, **more):
         body = {"prompt": "a red house", "steps": 3, "seed": 7, "sampler_name": "Euler a", "width": 64, "height": 64}
-        return self.call("/sdapi/v1/txt2img", {**body, **more})
+        return self.call("/sdapi/v1/txt2img", {**body, **self.family.request, **more})
 
     def dropdown(self, *args, source=None, **more):
         """Upscale as the chosen script; `args` as in `script_args`."""
@@ -111,6 +161,22 @@ class Host:
 
     def options(self):
         return self.call("/sdapi/v1/options").body
+
+    def set_options(self, **options):
+        answer = self.call("/sdapi/v1/options", options)
+        assert answer.status == 200, f"{options}: {answer.text[:500]}"
+
+    def choose_checkpoint(self):
+        """Have the family's tiny checkpoint loaded for the next generation."""
+        names = self.family.names
+        known = {model["model_name"]: model["title"] for model in self.call("/sdapi/v1/sd-models").body}
+        title = next((known[name] for name in names if name in known), None)
+        if title is None:
+            raise LookupError(
+                f"The WebUI has no checkpoint called {' or '.join(names)}; it has {', '.join(known)}. Make one with "
+                f"tests/hosts/make_checkpoint.py --family {self.family.name}, and refresh or restart the WebUI."
+            )
+        self.set_options(sd_model_checkpoint=title)
 
     def in_background(self, function, *args, **kwargs):
         """Start a call and go on; `.join()`, then `.answer`."""

@@ -1,13 +1,16 @@
-"""The host suite drives a running WebUI: `pytest tests/hosts --host http://127.0.0.1:7860`."""
+"""The host suite drives a running WebUI: `pytest tests/hosts --host http://127.0.0.1:7860 --family sdxl`."""
 
 import os
 
 import pytest
-from client import Host
+from client import FAMILIES, Host
+
+TINY_OFF = {"dino_upscale_tiny_autoencoder": False}
 
 
 def pytest_addoption(parser):
     parser.addoption("--host", default=None, help="address of a running WebUI with its API switched on")
+    parser.addoption("--family", default="sd1", choices=sorted(FAMILIES), help="which tiny checkpoint it is to use")
 
 
 @pytest.fixture(scope="session")
@@ -15,7 +18,17 @@ def host(request):
     address = request.config.getoption("--host", default=None) or os.environ.get("DINO_HOST")
     if not address:
         pytest.skip("no WebUI was named: pytest tests/hosts --host http://127.0.0.1:7860")
-    return Host(address.rstrip("/"))
+    host = Host(address.rstrip("/"), FAMILIES[request.config.getoption("--family", default="sd1")])
+    found = host.options()
+    kept = {name: found[name] for name in (*host.family.options, "sd_model_checkpoint") if found.get(name)}
+    # Pictures do not depend on which tiny autoencoders lie in the WebUI's folder; the tests about them ask for them.
+    host.set_options(**host.family.options, **TINY_OFF)
+    host.choose_checkpoint()
+    try:
+        yield host
+    finally:
+        # Hosts do not tell the options of extensions, so these go back to their defaults.
+        host.set_options(**kept, **dict.fromkeys(TINY_OFF, True))
 
 
 class Probe:
@@ -34,8 +47,16 @@ class Probe:
     def final_pass(self, on):
         assert self._host.call(f"/host-probe/final-pass?on={str(on).lower()}", {}).status == 200
 
+    def ratios(self, on=None):
+        """With `on`, start noting every noise-to-signal ratio of a correction; without it, what was noted."""
+        return self._host.call("/host-probe/ratios", None if on is None else {}).body
+
+    def rows(self, on=None):
+        """With `on`, start noting how many rows each call of the model has; without it, what was noted."""
+        return self._host.call("/host-probe/rows", None if on is None else {}).body
+
     def weights(self):
-        """The norm of a layer of the UNet at every model call since the last time."""
+        """The norm of a layer of the model at every model call since the last time."""
         return self._host.call("/host-probe/weights").body
 
 

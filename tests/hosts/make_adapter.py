@@ -1,4 +1,4 @@
-"""A tiny adapter of random weights for the checkpoint of make_checkpoint.py, so that conditioning can be seen in hosts.
+"""A tiny adapter of random weights for the UNets of make_checkpoint.py, so that conditioning can be seen in hosts.
 
 `python tests/hosts/make_adapter.py OUT.safetensors` writes one for the feature network that ships. It steers
 nothing in particular: what matters is that it changes pictures, and each tile by its own tokens.
@@ -14,7 +14,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "hosts")]
-from make_checkpoint import CONTEXT, UNetSizes  # noqa: E402
+from checkpoints.unet import SD1, SDXL, UNetSizes  # noqa: E402
 
 from lib_dino.adapter.format import AdapterInfo  # noqa: E402
 from lib_dino.adapter.injection import Adapter  # noqa: E402
@@ -22,7 +22,7 @@ from lib_dino.adapter.load import new_layers  # noqa: E402
 from lib_dino.adapter.projectors import PatchTokens, feature_dim  # noqa: E402
 from lib_dino.networks.dinov2 import fingerprint, load_dinov2  # noqa: E402
 
-HEADS = 8
+UNETS = {"sd15": SD1, "sdxl": SDXL}
 GAIN = 3.0  # of what is seen: a mean over tokens is small
 
 
@@ -40,11 +40,12 @@ def tiny_adapter(*, base: str = "sd15", seed: int = 0) -> Adapter:
     """Random weights all through, values included."""
     torch.manual_seed(seed)
     dino = load_dinov2()
-    width = {"sd15": CONTEXT, "sdxl": 2048}[base]
+    unet = UNETS[base]
+    width, sizes = unet.context, channels(unet)
     info = AdapterInfo(dino.name, fingerprint(dino), (dino.depth,), 224, 518, base)
     projector = PatchTokens(feature_dim(info, dino), width, 64)
-    sizes = channels(UNetSizes())
-    layers = new_layers([(c, width) for c in sizes], [HEADS] * len(sizes), width=width)
+    heads = [c // 64 if base == "sdxl" else 8 for c in sizes]
+    layers = new_layers([(c, width) for c in sizes], heads, width=width)
     for layer in layers:
         torch.nn.init.normal_(layer.to_v_ip.weight, std=GAIN * width**-0.5)
     return Adapter(info, projector, layers, name="tiny").requires_grad_(False)

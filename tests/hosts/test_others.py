@@ -9,7 +9,6 @@ from client import SMALL, TITLE, encoded, picture
 from PIL import Image, ImageChops
 
 PLAIN = {**SMALL, "dino_enabled": False}
-LORA = "dino-probe-lora"
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +39,10 @@ def needs(scripts, *names):
 
 
 def test_a_lora_in_the_prompt_acts_once_on_every_tile(host, probe, plain):
-    known = host.call("/sdapi/v1/loras").body
-    if not any(LORA in str(found) for found in known):
-        pytest.skip(f"the WebUI has no {LORA}: tests/hosts/make_lora.py makes it")
-    prompt = f"a red house <lora:{LORA}:1>"
+    known, lora = host.call("/sdapi/v1/loras").body, host.family.lora_name
+    if not any(lora in str(found) for found in known):
+        pytest.skip(f"the WebUI has no {lora}: tests/hosts/make_lora.py makes it")
+    prompt = f"a red house <lora:{lora}:1>"
     probe.weights()
     host.img2img()
     without = probe.weights()

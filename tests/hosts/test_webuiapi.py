@@ -15,6 +15,12 @@ def api(host):
     return webuiapi.WebUIApi(host=place.hostname, port=place.port)
 
 
+@pytest.fixture(scope="module")
+def request_fields(host):
+    """What the family needs; `distilled_cfg_scale` is as by default."""
+    return {name: value for name, value in host.family.request.items() if name == "scheduler"}
+
+
 def upscaled(api, **more):
     return api.img2img(
         images=[picture()], prompt="a red house", negative_prompt="blurry", width=64, height=64, **SETTINGS, **more
@@ -25,10 +31,10 @@ def test_the_script_is_found(api):
     assert TITLE.lower() in api.get_scripts()["img2img"]
 
 
-def test_dropdown_and_always_on_give_the_pixels_that_plain_http_gives(host, api):
+def test_dropdown_and_always_on_give_the_pixels_that_plain_http_gives(host, api, request_fields):
     direct = host.dropdown(SMALL).pixels
-    chosen = upscaled(api, script_name=TITLE, script_args=[SMALL])
-    beside = upscaled(api, alwayson_scripts={TITLE: {"args": [SMALL]}})
+    chosen = upscaled(api, **request_fields, script_name=TITLE, script_args=[SMALL])
+    beside = upscaled(api, **request_fields, alwayson_scripts={TITLE: {"args": [SMALL]}})
     assert chosen.image.size == (128, 96)
     assert chosen.image.tobytes() == beside.image.tobytes() == direct
     assert chosen.info["extra_generation_params"]["DINO upscale"]

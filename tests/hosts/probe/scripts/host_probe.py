@@ -5,7 +5,10 @@ Linked into a host's `extensions` folder beside DINO Upscale it answers
 - `GET /host-probe/held`: callbacks, replaced functions and modules of DINO Upscale that the host holds right now;
 - `POST /host-probe/clock` starts the clocks, `GET /host-probe/clock` reads them;
 - `GET /host-probe/seen`: what its scripts wrote down since it was last asked;
-- `GET /host-probe/weights`: the norm of one of the UNet's layers at every model call since it was last asked;
+- `GET /host-probe/weights`: the norm of one of the model's layers at every model call since it was last asked;
+- `POST /host-probe/ratios` starts, `GET /host-probe/ratios` ends and reads: at every correction of DINO Upscale's, the
+  host's sigma, the noise-to-signal ratio that DINO Upscale takes it for, and the one measured in the latents;
+- `POST /host-probe/rows` starts, `GET /host-probe/rows` ends and reads: how many rows each call of the model has;
 - `POST /host-probe/final-pass?on=false` leaves out consistency on the finished picture, until `on=true`.
 
 It brings two always-on scripts. "Probe detailer" paints over a finished picture by a nested generation with a
@@ -96,22 +99,114 @@ class Clocks:
 CLOCKS = Clocks()
 SEEN: list[Any] = []
 WEIGHTS: list[float] = []
+LAYERS = (
+    "middle_block.1.transformer_blocks.0.attn2.to_v", "double_blocks.0.img_attn.qkv", "joint_blocks.0.x_block.attn.qkv",
+)  # fmt: skip
+"""One that the suite's LoRA changes, by family; of other networks the first of all linear maps is weighed."""
 
 
 def network() -> Any:
-    """The UNet that is loaded."""
+    """The UNet or transformer that is loaded."""
     parts = getattr(shared.sd_model, "forge_objects", None)
     return parts.unet.model.diffusion_model if parts else shared.sd_model.model.diffusion_model
+
+
+def layer() -> Any:
+    """The module that is weighed."""
+    modules = dict(network().named_modules())
+    linear = (m for m in modules.values() if getattr(getattr(m, "weight", None), "ndim", 0) == 2)
+    return next((modules[name] for name in LAYERS if name in modules), None) or next(linear)
 
 
 def weigh(_: Any) -> None:
     """Note a layer that a LoRA changes, as it stands at this model call."""
     with torch.no_grad():
-        WEIGHTS.append(float(network().middle_block[1].transformer_blocks[0].attn2.to_v.weight.float().norm()))
+        WEIGHTS.append(float(layer().weight.float().norm()))
     del WEIGHTS[:-1000]
 
 
 script_callbacks.on_cfg_after_cfg(weigh)
+
+
+class Ratios:
+    """Wraps the corrector of every batch that DINO Upscale arms its hooks with."""
+
+    def __init__(self) -> None:
+        self.noted: list[dict[str, Any]] = []
+        self._latest: Any = None
+        self._undo: Any = None
+
+    def see(self, params: Any) -> None:
+        self._latest = params if self._undo else None
+
+    def start(self) -> None:
+        from lib_dino.webui.model import cfg_callbacks
+
+        self.stop()
+        kept = cfg_callbacks.Hooks.armed
+        hooks: Any = cfg_callbacks.Hooks
+
+        def armed(own: Any, batch: Any) -> Any:
+            if batch.corrector is not None:
+                batch.corrector = self._noting(batch.corrector, batch.owner)
+            return kept(own, batch)
+
+        hooks.armed = armed
+        self._undo = lambda: setattr(hooks, "armed", kept)
+
+    def stop(self) -> list[dict[str, Any]]:
+        if self._undo:
+            self._undo()
+        self._undo = None
+        noted, self.noted = self.noted, []
+        return noted
+
+    def _noting(self, corrector: Any, owner: Any) -> Any:
+        def correct(clean: Any, ratio: float, codec: Any) -> Any:
+            params, start = self._latest, owner.init_latent.float()
+            x = params.x[-len(start) :].float()
+            # The noisy latents are a signal's share of the source and noise, which knows nothing of it.
+            share = float((x * start).sum() / (start * start).sum())
+            self.noted.append(
+                {
+                    "sigma": float(params.sigma.reshape(-1)[-1]),
+                    "ratio": float(ratio),
+                    "signal": share,
+                    "noise": float((x - share * start).std()),
+                    "values": start.numel(),
+                }
+            )
+            return corrector(clean, ratio, codec)
+
+        return correct
+
+
+RATIOS = Ratios()
+script_callbacks.on_cfg_denoiser(RATIOS.see)
+
+
+class Rows:
+    """Counts the rows of the model's calls by a hook of the module itself."""
+
+    def __init__(self) -> None:
+        self.noted: list[int] = []
+        self._hook: Any = None
+
+    def start(self) -> None:
+        self.stop()
+        self._hook = network().register_forward_pre_hook(
+            lambda module, args, kwargs: self.noted.append(len(args[0] if args else kwargs["x"])), with_kwargs=True
+        )
+
+    def stop(self) -> list[int]:
+        if self._hook is not None:
+            self._hook.remove()
+        self._hook = None
+        noted, self.noted = self.noted, []
+        return noted
+
+
+ROWS = Rows()
 
 
 def held() -> dict[str, Any]:
@@ -149,13 +244,26 @@ def routes(_: Any, app: Any) -> None:
         CLOCKS.stop()
         return {**CLOCKS.seconds, "process": time.process_time(), "now": time.perf_counter()}
 
+    def start_ratios() -> str:
+        RATIOS.start()
+        return "started"
+
+    def start_rows() -> str:
+        ROWS.start()
+        return "started"
+
     def seen() -> list[Any]:
         found, SEEN[:] = list(SEEN), []
         return found
 
     app.add_api_route("/host-probe/clock", start_clock, methods=["POST"])
     app.add_api_route("/host-probe/clock", read_clock, methods=["GET"])
+    app.add_api_route("/host-probe/ratios", start_ratios, methods=["POST"])
+    app.add_api_route("/host-probe/ratios", RATIOS.stop, methods=["GET"])
+    app.add_api_route("/host-probe/rows", start_rows, methods=["POST"])
+    app.add_api_route("/host-probe/rows", ROWS.stop, methods=["GET"])
     app.add_api_route("/host-probe/held", held, methods=["GET"])
+
     def weights() -> list[float]:
         found, WEIGHTS[:] = list(WEIGHTS), []
         return found

@@ -1,0 +1,1 @@
+"""Tiny seeded checkpoints of every family the hosts load."""
