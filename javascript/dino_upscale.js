@@ -14,6 +14,7 @@
         {prefix: 'dino_upscale_on_txt2img_', tab: 'txt2img'},
     ];
     const STORED = 'dino-upscale-grid';
+    const HEARD_MS = 600;
     const LEAST_PX = 4;  // lines nearer to each other than this would hide the picture
 
     // ---- Geometry: no page needed -------------------------------------------------------------------------------
@@ -113,8 +114,23 @@
         const size = tab === 'img2img' ? dino.source() : madeByTxt2img();
         const sampler = byId(`${tab}_sampling`)?.querySelector('input')?.value || '';
         const {width, height} = size || {width: 0, height: 0};
-        return JSON.stringify({width, height, steps: numberIn(`${tab}_steps`), sampler});
+        const batch = tab === 'img2img' && shown(byId('img2img_batch_tab'));
+        return JSON.stringify({width, height, batch, steps: numberIn(`${tab}_steps`), sampler, checkpoint});
     };
+
+    let checkpoint = null, chosen = null;
+
+    /** A checkpoint that was chosen is a fact once the host has had the time to hear of it. */
+    function followCheckpoint() {
+        // Forge's list has no name of its own, only a class that its list of VAEs may share.
+        const list = byId('setting_sd_model_checkpoint') || byId('quicksettings')?.querySelector('.model_selection');
+        const name = list?.querySelector('input')?.value || '';
+        if (name === chosen) return;
+        chosen = name;
+        const settle = () => { checkpoint = chosen; dino.soon(); };
+        if (checkpoint === null) checkpoint = name;
+        else setTimeout(settle, HEARD_MS);
+    }
 
     /** For the panels' events: their arguments with the tab's facts in front. */
     dino.withTab = (args, tab) => [dino.factsOf(tab), ...args.slice(1)];
@@ -278,7 +294,7 @@
     };
 
     const moved = new MutationObserver(dino.soon);
-    lookers.push(reveal, askAgain, draw);
+    lookers.push(reveal, followCheckpoint, askAgain, draw);
 
     function start() {
         for (const name of ['input', 'change', 'click', 'load']) document.addEventListener(name, dino.soon, true);

@@ -31,6 +31,13 @@
         }
     };
 
+    /** Which picture of a gallery to compare where `index` is chosen: for a grid of all the first; -1 for none. */
+    dino.resultAt = function (texts, index) {
+        const result = (text) => dino.kindOf(text) === 'result';
+        if (index >= 0 && texts[index] === '' && index < texts.findIndex(Boolean)) index = texts.findIndex(result);
+        return result(texts[index]) ? index : -1;
+    };
+
     /** The divider after a key, in percent; null for a key that does not move it. */
     dino.afterKey = function (percent, key, leap) {
         const step = leap ? LEAP : STEP;
@@ -58,8 +65,12 @@
             && i.getClientRects().length) || null;
     }
 
+    function thumbnails() {
+        return [...(byId('img2img_gallery')?.querySelectorAll('.thumbnails .thumbnail-item') || [])];
+    }
+
     function selectedIndex() {
-        const all = [...(byId('img2img_gallery')?.querySelectorAll('.thumbnails .thumbnail-item') || [])];
+        const all = thumbnails();
         return all.length === 1 ? 0 : all.findIndex((each) => each.classList.contains('selected'));
     }
 
@@ -73,10 +84,12 @@
         pending = null;
     }
 
-    /** The gallery's picture that can be compared; null where there is none. */
+    /** What can be compared: the gallery's large picture as `place`, the `result` upon it; null where nothing can. */
     function comparable() {
-        const image = preview();
-        return image && before && dino.kindOf(texts[selectedIndex()]) === 'result' ? image : null;
+        const place = preview(), chosen = selectedIndex(), index = dino.resultAt(texts, chosen);
+        if (!place || !before || index < 0) return null;
+        const result = index === chosen ? place : thumbnails()[index]?.querySelector('img');
+        return result && result.naturalWidth > 1 ? {place, result} : null;
     }
 
     // ---- The button ---------------------------------------------------------------------------------------------
@@ -110,7 +123,7 @@
         return made;
     }
 
-    function open(image) {
+    function open(found) {
         const root = element('div', 'compare', byId('img2img_gallery'), {});
         root.setAttribute('role', 'group');
         root.setAttribute('aria-label', 'Source and result');
@@ -131,7 +144,7 @@
         zoom.setAttribute('aria-label', 'Show at 100 percent');
         view = {root, after, pane, source, handle, zoom, image: null, percent: 50, scale: 1, left: 0, top: 0};
         listen(view);
-        show(image);
+        show(found);
         handle.focus({preventScroll: true});
     }
 
@@ -144,19 +157,20 @@
     }
 
     /** Compare this picture of the gallery. */
-    function show(image) {
-        if (view.image !== image.src) {
-            Object.assign(view, {image: image.src, scale: 1, left: 0, top: 0});
-            view.after.src = image.src;
+    function show(found) {
+        const {src} = found.result;
+        if (view.image !== src) {
+            Object.assign(view, {image: src, scale: 1, left: 0, top: 0});
+            view.after.src = src;
             view.source.src = before;
         }
-        place(image);
+        place(found);
         button()?.setAttribute('aria-pressed', 'true');
     }
 
-    function place(image) {
-        const rect = dino.rectOf(image), frame = view.root.parentElement.getBoundingClientRect();
-        const home = view.root.parentElement;
+    function place(found) {
+        const home = view.root.parentElement, frame = home.getBoundingClientRect(), image = found.result;
+        const rect = image === found.place ? dino.rectOf(image) : within(found.place, image);
         if (!rect) return;
         Object.assign(view.root.style, {
             left: `${rect.left - frame.left - home.clientLeft + home.scrollLeft}px`,
@@ -168,6 +182,12 @@
         view.full = Math.max(1, image.naturalWidth / rect.width / (window.devicePixelRatio || 1));
         if (view.scale > 1) view.scale = view.full;
         settle();
+    }
+
+    /** Where a picture lies that is shown as large as the element `place`, whatever that shows itself. */
+    function within(place, {naturalWidth: width, naturalHeight: height}) {
+        const box = place.getBoundingClientRect(), inside = dino.fitted(box, {width, height}, 'contain');
+        return inside && {...inside, left: box.left + inside.left, top: box.top + inside.top};
     }
 
     /** Put divider and pictures where the view says. */
@@ -251,10 +271,10 @@
 
     function look() {
         follow();
-        const image = comparable(), made = button();
-        if (made && made.hidden !== !image) made.hidden = !image;
-        if (view && (!image || !view.root.isConnected)) close();
-        else if (view) show(image);
+        const found = comparable(), made = button();
+        if (made && made.hidden !== !found) made.hidden = !found;
+        if (view && (!found || !view.root.isConnected)) close();
+        else if (view) show(found);
     }
 
     /** The source as it is when a generation starts. */

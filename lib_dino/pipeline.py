@@ -7,8 +7,8 @@ import functools
 import os
 import random
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,7 +27,7 @@ from .report.maps import Heat
 from .report.records import Report, drift_figures
 from .run.drift_limit import eight_bit
 from .run.finish import Finished
-from .run.outcome import Outcome, report_on, run_picture
+from .run.outcome import Outcome, marks, report_on, run_picture
 from .run.plan import plan_job
 from .run.prepare import needs_features, prepare
 from .run.progress import OnProgress, Progress
@@ -60,6 +60,7 @@ class Result:
         settings: as used, seed included.
         heats: maps of what was measured, the more telling first; none when drift was not.
         source: what it was made from.
+        marks: saved keys and values of a picture that is not all that was asked for, see `run.outcome.marks`.
     """
 
     picture: Picture
@@ -67,6 +68,11 @@ class Result:
     settings: Settings
     heats: tuple[Heat, ...] = ()
     source: Picture | None = None
+    marks: Mapping[str, str] = field(default_factory=dict)
+
+    def figures(self) -> dict[str, str]:
+        """Keys and values that are saved beside the settings: what was measured, and the marks."""
+        return {**drift_figures(self.report), **self.marks}
 
     def save(self, path: str | os.PathLike[str], *, force: bool = False) -> Path:
         """Write the picture with its settings as text; an existing file only with `force`.
@@ -74,7 +80,7 @@ class Result:
         Raises:
             ImageError: the file exists, or cannot be written.
         """
-        text = infotext(self.settings, self.report.result_size, drift_figures(self.report))
+        text = infotext(self.settings, self.report.result_size, self.figures())
         return write_picture(self.picture, Path(path), text=text, force=force)
 
 
@@ -115,7 +121,7 @@ def upscale(
         )  # fmt: skip
         seconds = time.perf_counter() - started
         outcome = report_on(job, model, finished, measures=measure, seconds=seconds)
-    return _result(picture, finished.image, outcome, settings)
+    return _result(picture, finished.image, outcome, settings, marks(job, finished))
 
 
 def compare(
@@ -155,8 +161,10 @@ def _lanczos(picture: Picture, settings: Settings, model: TileModel, dino: Dinov
     return _result(picture, enlarged, report_on(job, model, finished, measures=True, seconds=0.0), off)
 
 
-def _result(picture: Picture, image: Tensor, outcome: Outcome, settings: Settings) -> Result:
-    return Result(_like(picture, image), outcome.report, settings, outcome.maps, picture)
+def _result(
+    picture: Picture, image: Tensor, outcome: Outcome, settings: Settings, marks: Mapping[str, str] | None = None
+) -> Result:
+    return Result(_like(picture, image), outcome.report, settings, outcome.maps, picture, marks or {})
 
 
 def _steps_alone(progress: Callable[[Progress], None] | None) -> OnProgress | None:

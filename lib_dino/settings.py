@@ -19,6 +19,9 @@ MAX_SEED: Final = 2**32 - 1
 INFOTEXT_VERSION_KEY: Final = "DINO Upscale version"
 INFOTEXT_PICTURE_KEY: Final = "DINO picture"
 """In the saved text of a picture beside a result, such as its drift map: its kind. A result has none."""
+INFOTEXT_STOPPED_KEY: Final = "DINO stopped"
+INFOTEXT_FAULTY_KEY: Final = "DINO tiles without numbers"
+"""In the saved text of a result that was stopped before its last tile: how far it got. Readers pass over it."""
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,11 @@ import torch
 from lib_dino import Settings, upscale
 from lib_dino.measure.quality import detail_ratio, psnr
 from lib_dino.networks.dinov2 import load_dinov2
+from lib_dino.pictures.files import read_settings_text
+from lib_dino.pictures.infotext import parse_infotext
 from lib_dino.pictures.picture import Picture, read_picture
 from lib_dino.sampling.pixel_model import PixelTileModel
+from lib_dino.settings import INFOTEXT_STOPPED_KEY
 from lib_dino.tiling.resample import resize
 
 PHOTO = Path(__file__).parent.parent / "examples" / "astronaut.png"
@@ -70,3 +73,23 @@ def test_the_same_seed_gives_the_same_picture_and_minus_one_draws_one(photo, mod
     assert torch.equal(first.picture.pixels, again.picture.pixels)
     drawn = upscale(photo[1], Settings(denoise=0.0), model=model, dino=dino)
     assert drawn.settings.seed >= 0
+
+
+class Stopped(PixelTileModel):
+    """Told to stop once the first tile is done."""
+
+    rendered = 0
+
+    def render(self, *args):
+        self.rendered += 1
+        return super().render(*args) if self.rendered == 1 else None
+
+
+def test_a_stopped_picture_says_so_in_its_text_and_its_settings_are_still_read(photo, dino, tmp_path):
+    settings = Settings(seed=1, tile_size=64, overlap=16, dino_enabled=False)
+    result = upscale(photo[1], settings, model=Stopped())
+    saved = parse_infotext(read_settings_text(result.save(tmp_path / "stopped.png")))
+    assert saved[INFOTEXT_STOPPED_KEY] == "after 1 of 4 tiles"
+    assert Settings.from_infotext(saved) == settings
+    whole = upscale(photo[1], settings.replace(denoise=0.0), model=Stopped())
+    assert INFOTEXT_STOPPED_KEY not in parse_infotext(read_settings_text(whole.save(tmp_path / "whole.png")))

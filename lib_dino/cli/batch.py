@@ -95,7 +95,6 @@ def save_arms(arms: dict[str, Result], job: Job, *, force: bool) -> None:
     """Write the last arm's result, its report, and all arms side by side, as far as the job asks for them."""
     from ..pictures.infotext import infotext
     from ..pictures.picture import write_picture
-    from ..report.records import drift_figures
     from ..report.side_by_side import side_by_side
     from ..report.write import write_report
 
@@ -103,7 +102,7 @@ def save_arms(arms: dict[str, Result], job: Job, *, force: bool) -> None:
     result.save(job.out, force=force)
     if job.sheet:
         sheet = side_by_side([(label, arm.picture) for label, arm in arms.items()])
-        text = infotext(result.settings, result.picture.size, drift_figures(result.report))
+        text = infotext(result.settings, result.picture.size, result.figures())
         write_picture(sheet, job.sheet, text=text, force=force)
     write_report(
         result.report, result.heats, result.source or result.picture, result.picture, name=job.out.name,

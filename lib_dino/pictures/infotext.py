@@ -22,7 +22,7 @@ def infotext(settings: Settings, size: tuple[int, int], measured: Mapping[str, s
     Args:
         settings: with the seed that was used.
         size: (height, width) of the result, pixels.
-        measured: further keys and values, such as `report.records.drift_figures`.
+        measured: further keys and values, such as `pipeline.Result.figures`.
 
     >>> infotext(Settings(seed=5), (768, 1024)).split(", DINO")[0]
     'Steps: 20, Seed: 5, Size: 1024x768'

@@ -57,7 +57,6 @@ class TileReport:
         blended: mean share of the enlarged source that was blended in to keep the bound, 0 to 1.
         skipped: left as the enlarged source, because nothing in it wants repainting.
         valid: False where the model made no picture, twice: the tile keeps the enlarged source.
-        subject: share of the tile that shows the picture's subject, 0 to 1; None when not asked for.
         drift_above: mean over patches of what their drift is above that of plain enlargement; None when not measured.
         score: mean of the worst tenth of those: what the tile is judged by.
         over_bound: share of patches that are over the report's `bound`, 0 to 1.
@@ -82,7 +81,6 @@ class TileReport:
     blended: float = 0.0
     skipped: bool = False
     valid: bool = True
-    subject: float | None = None
     drift_above: float | None = None
     score: float | None = None
     over_bound: float | None = None

@@ -13,11 +13,12 @@ from ..measure.quality import detail_ratio, psnr
 from ..report.maps import Heat, bound_kind, heats, tile_figures
 from ..report.records import Report, TileReport
 from ..sampling.tile_model import TileModel
+from ..settings import INFOTEXT_FAULTY_KEY, INFOTEXT_STOPPED_KEY
 from ..tiling.plan import Tile
 from ..tiling.resample import resize
 from .drift_limit import Limited, eight_bit, limit_note
 from .finish import Finished, finish, tile_drift
-from .prepare import Prepared, source_is_flat
+from .prepare import SEEN_RMS, Prepared, source_is_flat
 from .progress import OnProgress
 from .retry import Candidates
 from .tiles import Conditions, sample_tiles
@@ -113,12 +114,26 @@ def events(job: Prepared, finished: Finished) -> Iterator[str]:
         detects = job.meter is not None and job.meter.thresholds.alarm is not None
         why = "too much drift, or something that looks invented" if detects else "too much drift"
         yield f"Sampled {_tiles(sampled.redone)} again: {why}."
-    if job.reference.removed_rms:
-        yield f"Cleaned the source first: removed {255 * job.reference.removed_rms:.1f}/255 of noise or JPEG damage."
+    if (removed := job.reference.removed_rms) >= SEEN_RMS:
+        yield (
+            f"Removed what looked like noise or JPEG damage from the source first, {255 * removed:.1f} of 255 on "
+            f"average. To keep it, set Clean source to 0."
+        )
     if sampled.skipped:
         yield f"Left {_tiles(len(sampled.skipped))} alone: the source is flat there."
     if finished.limited is not None:
         yield limit_note(finished.limited, job.settings.max_drift)
+
+
+def marks(job: Prepared, finished: Finished) -> dict[str, str]:
+    """Saved keys and values of a picture that is not all that was asked for; none where it is."""
+    sampled, found = finished.sampled, {}
+    if sampled.stopped:
+        wanted = len(job.open_tiles()) - len(sampled.skipped)
+        found[INFOTEXT_STOPPED_KEY] = f"after {len(sampled.candidates)} of {_tiles(wanted)}"
+    if sampled.faulty:
+        found[INFOTEXT_FAULTY_KEY] = str(sampled.faulty)
+    return found
 
 
 def _meter_notes(job: Prepared, measures: bool) -> tuple[str, ...]:
@@ -146,7 +161,8 @@ def _of_attempts(
     best, first = candidates.best, candidates.attempts[0].drift
     return TileReport(
         box, candidates.seconds, seed=best.settings.seed, denoise=best.settings.denoise, guidance=best.guidance,
-        valid=bool(candidates.valid), tries=candidates.retries, kept=best.settings.number, drift_first=None if first is None else first.mean,
+        tries=candidates.retries, kept=best.settings.number, drift_first=None if first is None else first.mean,
+        valid=bool(candidates.valid),
     )  # fmt: skip
 
 

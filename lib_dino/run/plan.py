@@ -60,7 +60,7 @@ def plan_job(settings: Settings, source_size: tuple[int, int], model: TileFacts)
     _check_pixels(settings, target, model)
     tiles = plan_tiles(
         padded_size(target, model.multiple_px),
-        tile_px=settings.tile_size or max(model.tile_px, 2 * settings.overlap),
+        tile_px=tile_side(settings, model),
         overlap_px=settings.overlap,
         multiple_px=model.multiple_px,
         shrink=model.fits_any_tile and not settings.tile_size,
@@ -72,6 +72,11 @@ def plan_job(settings: Settings, source_size: tuple[int, int], model: TileFacts)
             field="tile_size", value=settings.tile_size, limit=f"{MAX_TILES} tiles",
         )  # fmt: skip
     return JobPlan(source_size, target, tiles)
+
+
+def tile_side(settings: Settings, model: TileFacts) -> int:
+    """Side of a tile that a job asks for, pixels; small pictures may have smaller ones."""
+    return settings.tile_size or max(model.tile_px, 2 * settings.overlap)
 
 
 def _check_pixels(settings: Settings, target: tuple[int, int], model: TileFacts) -> None:

@@ -25,6 +25,13 @@ LOGIT_LOW, LOGIT_HIGH = 3.0, 6.0
 NOISE_TO_THRESHOLD: Final = 1.25
 """Threshold of consistency for an uncleaned source, in units of its noise; measured in docs/constants.md."""
 
+PALETTE_COLOURS, PALETTE_GREYS, PALETTE_PIXELS = 256, 16, 16
+"""Most colours, or shades of grey, of a picture with a palette, and fewest pixels to a colour; chosen, and checked in
+docs/constants.md."""
+
+SEEN_RMS: Final = 1 / 255
+"""Removed damage from which on it is spoken of: one step of an 8-bit picture."""
+
 QUIET_SHARE: Final = 0.85
 """Where the quietest twentieth of pure noise's own blocks lies, relative to its mean."""
 
@@ -180,7 +187,8 @@ def make_reference(source: Tensor, *, strength: float, cleaner: Cleaner | None =
     """Clean what a result of `source`, (1, 3, H, W) in [0, 1], is to be held to.
 
     Consistency makes a result show its source again, damage included. So noise and JPEG damage go first. A source that
-    is clean already is left bitwise alone.
+    is clean already is left bitwise alone, and so is one with a palette: to a network trained on photographs pixel art
+    and dithering are noise.
 
     Args:
         strength: share of the damage that is removed, 0 to 1; 0 holds to the source itself, noise let stand.
@@ -189,6 +197,8 @@ def make_reference(source: Tensor, *, strength: float, cleaner: Cleaner | None =
     noise = estimate_noise(source)
     if strength == 0:
         return Reference(source, NOISE_TO_THRESHOLD * noise, noise, 0.0)
+    if has_palette(source):
+        return Reference(source, 0.0, noise, 0.0)
     image, log_odds = clean_windowed(cleaner or embedded_cleaner(), source.float())
     # Part of the way where it is not sure, so that sources which hardly differ are treated alike.
     share = strength * min(1.0, max(0.0, (log_odds - LOGIT_LOW) / (LOGIT_HIGH - LOGIT_LOW)))
@@ -196,6 +206,19 @@ def make_reference(source: Tensor, *, strength: float, cleaner: Cleaner | None =
         return Reference(source, 0.0, noise, 0.0)
     removed_rms = share * float((image - source).square().mean().sqrt())
     return Reference(torch.lerp(source, image.to(source), share), 0.0, noise, removed_rms)
+
+
+def has_palette(source: Tensor) -> bool:
+    """Tell whether `source`, (1, 3, H, W) in [0, 1], is made of few colours, each of them many times.
+
+    Noise and JPEG damage make thousands of colours. Grey pictures have 256 at most, so there fewer count as few.
+    """
+    red, green, blue = (source[0].float().clamp(0, 1) * 255).round().long().flatten(1)
+    grey = bool((red == green).all() and (green == blue).all())
+    most = min(PALETTE_GREYS if grey else PALETTE_COLOURS, red.numel() // PALETTE_PIXELS)
+    colours = (red * 256 + green) * 256 + blue
+    few = colours[:: max(1, colours.numel() // 2**16)]  # a part settles most pictures
+    return len(few.unique()) <= most and len(colours.unique()) <= most
 
 
 def estimate_noise(source: Tensor) -> float:

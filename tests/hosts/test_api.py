@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 
 import pytest
 from client import SMALL, TITLE, encoded, picture
@@ -245,6 +246,9 @@ def test_an_interrupt_ends_the_run_and_keeps_what_is_done(host):
     assert not job.is_alive()
     stopped = job.answer.image
     assert stopped.size == (384, 288)
+    # 8 x 6 tiles of 64 px that share 16 px or more.
+    done = re.fullmatch(r"after (\d+) of 48 tiles", job.answer.saved["DINO stopped"])
+    assert done and 2 <= int(done[1]) < 48
     base = host.dropdown({**settings, "denoise": 0}).image
     first, last = (0, 0, 40, 40), (330, 240, 384, 288)
     assert stopped.crop(first).tobytes() != base.crop(first).tobytes()
@@ -260,6 +264,8 @@ def test_skip_ends_one_picture_and_goes_on_with_the_next(host):
     images = [image for image in job.answer.images if image.size == (256, 192)]
     second = host.dropdown(settings, seed=8).pixels
     assert len(images) == 2 and images[1].tobytes() == second
+    marked = ["DINO stopped: after" in image.info["parameters"] for image in images]
+    assert marked == [True, False]
 
 
 def test_the_live_preview_is_the_whole_canvas(host):

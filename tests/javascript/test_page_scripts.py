@@ -208,10 +208,34 @@ def test_the_button_is_there_for_results_alone(page):
     assert not page.run(hidden)
     page.run("select(1)")
     page.wait(hidden)
-    finish(page, RESULT + ", grid", RESULT, first=1)
+    finish(page, OTHER, OTHER, first=1)
     assert page.run(hidden)
+
+
+def test_while_a_grid_of_all_pictures_is_chosen_the_first_of_them_is_compared(page):
+    with_grid(page)
+    finish(page, RESULT + ", grid", RESULT, RESULT, first=1)
+    page.run("""
+        const [grid, first] = [paint(2560, 960, '#33a'), paint(1280, 960, '#3a3')];
+        const items = [...document.querySelectorAll('#img2img_gallery .thumbnail-item img')];
+        [items[0].src, items[1].src] = [grid, first];
+        document.querySelector('#img2img_gallery .detailed').src = grid;
+        return Promise.all(items.map((each) => each.decode())).then(() => true);
+    """)
+    page.wait("return document.querySelector('#img2img_gallery .detailed').naturalWidth === 2560")
+    page.run("dinoUpscale.soon()")
+    settle(page)
+    page.click("#dino_upscale_compare")
+    shown = "const f = document.querySelectorAll('#img2img_gallery .thumbnail-item img')[1].src;"
+    assert page.run(shown + "return document.querySelector('.dino-upscale-after').src === f")
+    left, top, width, height = page.run(RECT, ".dino-upscale-compare")
+    place = page.run(RECT, "#img2img_gallery .detailed")
+    assert width / height == pytest.approx(4 / 3, rel=0.01)
+    assert near([left + width / 2, height], [place[0] + place[2] / 2, place[3]])
+    page.keys("escape")
     page.run("select(1); dinoUpscale.soon()")
-    page.wait(hidden.replace("return ", "return !"))
+    settle(page)
+    assert not page.run("return document.querySelector('#dino_upscale_compare').hidden")
 
 
 def test_the_slider_lies_on_the_result_with_the_source_at_its_size(page):

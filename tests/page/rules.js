@@ -75,6 +75,16 @@ const tests = {
         same(dino.textsOf('nonsense'), []);
         same(dino.textsOf(''), []);
     },
+    'for a grid of all pictures stands the first result, for a map or a foreign picture none'() {
+        const own = 'Steps: 20, DINO Upscale version: 0.1.0', map = `${own}, DINO picture: drift map`;
+        assert.equal(dino.resultAt(['', own, own, map], 0), 1);
+        assert.equal(dino.resultAt(['', own, own, map], 2), 2);
+        assert.equal(dino.resultAt(['', own, own, map], 3), -1);
+        assert.equal(dino.resultAt(['', 'Steps: 20', 'Steps: 20'], 0), -1);
+        assert.equal(dino.resultAt([own, ''], 1), -1);
+        assert.equal(dino.resultAt(['', own], -1), -1);
+        assert.equal(dino.resultAt([], 0), -1);
+    },
     'keys move the divider and stay within the picture'() {
         assert.equal(dino.afterKey(50, 'ArrowLeft', false), 49);
         assert.equal(dino.afterKey(50, 'ArrowRight', true), 60);

@@ -10,7 +10,7 @@ from lib_dino.cli.parser import EXAMPLE
 from lib_dino.measure.quality import psnr
 from lib_dino.networks import cleaner as clean
 from lib_dino.pictures.picture import read_picture
-from lib_dino.run.prepare import estimate_noise, make_reference, needs_features
+from lib_dino.run.prepare import estimate_noise, has_palette, make_reference, needs_features
 from lib_dino.sampling.correction import PixelCodec
 from lib_dino.settings import Settings
 from lib_dino.tiling.resample import resize
@@ -52,6 +52,37 @@ def test_noise_and_jpeg_damage_are_taken_off(sharp, spoil, gain):
     found = make_reference(given, strength=1.0)
     assert psnr(found.image, sharp) > psnr(given, sharp) + gain
     assert found.removed_rms == pytest.approx(float((found.image - given).square().mean().sqrt()), rel=1e-3)
+
+
+def pixel_art(generator, colours=16):
+    """Random pixels of a palette of 128 x 96 px: to the network it is all noise."""
+    palette = torch.randint(256, (colours, 3), generator=generator) / 255
+    return palette[torch.randint(colours, (96, 128), generator=generator)].permute(2, 0, 1)[None]
+
+
+def test_pixel_art_and_dithering_are_left_bitwise_alone(generator):
+    art = pixel_art(generator)
+    assert clean.clean_windowed(clean.embedded_cleaner(), art)[1] > 6
+    checks = (torch.arange(96)[:, None] + torch.arange(128)) % 2 / 4 + 0.3
+    for source in (art, checks.expand(1, 3, 96, 128).clone()):
+        found = make_reference(source, strength=1.0)
+        assert found.image is source and found.threshold == 0 and found.removed_rms == 0
+
+
+def test_a_palette_is_few_colours_that_many_pixels_have(generator, sharp):
+    art = pixel_art(generator)
+    assert has_palette(art) and has_palette(pixel_art(generator, 256))
+    assert not has_palette(noisy(art, 1)) and not has_palette(jpeg(art, 90)) and not has_palette(sharp)
+    assert not has_palette(art[..., :8, :8])
+    grey = sharp.mean(1, keepdim=True).expand(1, 3, 256, 256)
+    assert not has_palette(eight_bit(grey)) and has_palette((grey * 15).round() / 15)
+
+
+def test_damage_too_small_to_be_seen_is_not_spoken_of(sharp):
+    given = noisy(resize(sharp, (128, 128)), 8)
+    said = [ran(given, Settings(seed=1, dino_enabled=False, clean_source=s), Perfect(sharp)) for s in (0.1, 1.0)]
+    assert 0 < 255 * said[0].report().source_cleaned < 1 < 255 * said[1].report().source_cleaned
+    assert [any("noise or JPEG damage" in event for event in each.events) for each in said] == [False, True]
 
 
 def test_half_the_strength_goes_half_the_way_and_nought_holds_to_the_source(sharp):

@@ -4,6 +4,7 @@ from made import FakeModel, ran
 from torch.testing import assert_close
 
 from lib_dino.report.records import SCHEMA
+from lib_dino.run.outcome import marks
 from lib_dino.settings import Settings
 from lib_dino.tiling.resample import resize
 
@@ -69,6 +70,12 @@ def test_stopping_keeps_what_is_done(source):
     assert out[..., 0, 0].min() == 1
     assert_close(out[..., -1, -1], resize(source, (80, 122)).clamp(0, 1)[..., -1, -1])
     assert any("Stopped" in note for note in task.report().notes)
+    assert marks(task.job, task.finished) == {"DINO stopped": f"after 2 of {len(task.plan)} tiles"}
+
+
+def test_a_run_to_the_end_says_nothing_of_having_been_stopped(source):
+    task = run(source, FakeModel(lambda t, n: t))
+    assert marks(task.job, task.finished) == {}
 
 
 def test_consistency_inside_and_after_the_loop_restores_the_source(source):

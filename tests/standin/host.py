@@ -31,6 +31,10 @@ class InterruptedException(BaseException):
     pass
 
 
+class NanError(Exception):
+    pass
+
+
 @dataclass
 class State:
     interrupted: bool = False
@@ -265,7 +269,12 @@ class CFGDenoiser:
         rows = torch.cat([x, x]) if host.kind == "a1111" else x
         sigma = torch.full((len(rows),), float(level))
         host.callbacks.fire(host.callbacks.before, types.SimpleNamespace(x=rows, sigma=sigma, denoiser=self))
-        state.current_latent = out = self.predict(x, level)
+        out = self.predict(x, level)
+        if host.nan_at(len(host.seen)):
+            if host.kind == "a1111":
+                raise NanError
+            out = torch.full_like(out, torch.nan)
+        state.current_latent = out
         params = types.SimpleNamespace(x=out)
         host.callbacks.fire(host.callbacks.after, params)
         self.step += 1
@@ -328,6 +337,7 @@ class Host:
     def __init__(self, kind, folder):
         self.kind, self.callbacks = kind, Callbacks()
         self.on_call = None
+        self.nan_at = lambda call: False
         self.cached_c, self.cached_uc = [None, None], [None, None]
         self.encoded, self.seen, self.calls = [], [], []
         betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
@@ -407,7 +417,7 @@ class Host:
                 state.nextjob()
                 p.scripts.hook("postprocess_batch", p, images=decoded, batch_number=n)
                 for sample in decoded:
-                    values = (255.0 * sample.permute(1, 2, 0).numpy()).astype(np.uint8)
+                    values = (255.0 * sample.nan_to_num().permute(1, 2, 0).numpy()).astype(np.uint8)
                     pp = types.SimpleNamespace(image=Image.fromarray(values))
                     p.scripts.hook("postprocess_image", p, pp)
                     pp.image.info["parameters"] = dict(p.extra_generation_params)
@@ -450,7 +460,9 @@ def make_modules(kind, folder):
             "decode_latent_batch": lambda model, x, target_device=None, check_for_nans=False: list(host.decode(x)),
         },
         "shared": vars(host.shared),
-        "devices": {"without_autocast": _NoAutocast, "cpu": torch.device("cpu")},
+        "devices": {
+            "without_autocast": _NoAutocast, "cpu": torch.device("cpu"), "NansException": NanError
+        },
         "images": {"flatten": lambda image, colour: image.convert("RGB")},
         "sd_samplers": {"all_samplers": samplers, "all_samplers_map": {s.name: s for s in samplers}},
         "sd_samplers_common": {

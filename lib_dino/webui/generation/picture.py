@@ -16,12 +16,12 @@ from ...measure.regions import Subject
 from ...networks.dinov2 import Dinov2
 from ...pictures.picture import Picture
 from ...pipeline import Result
-from ...run.outcome import events, report_on, run_picture
+from ...run.outcome import events, marks, report_on, run_picture
 from ...run.plan import plan_job
 from ...run.prepare import Prepared, prepare
 from ...run.progress import Progress
 from ...run.tiles import Conditions
-from ...settings import MAX_SEED, Settings, knobs
+from ...settings import INFOTEXT_FAULTY_KEY, INFOTEXT_STOPPED_KEY, MAX_SEED, Settings, knobs
 from ...tiling.plan import Tile
 from ...webui_settings import NO_UPSCALER, TITLE, webui_knobs
 from .. import interrupt
@@ -32,7 +32,7 @@ from ..panel.arguments import Job
 from ..tiles.loaded_model import loaded_model
 from ..tiles.tile_img2img import WebuiTileModel
 from . import images, progress
-from .reports import Reports
+from .reports import Reports, save_with
 
 _IN_LOOP: Final = "DINO consistency in loop"
 """Saved with the picture."""
@@ -119,11 +119,14 @@ class PictureJob:
             on_progress=functools.partial(self._on_progress, per_batch),
         )  # fmt: skip
         self._screen.show(finished.image, always=True)
+        marked = marks(prepared, finished)
+        for key in (INFOTEXT_STOPPED_KEY, INFOTEXT_FAULTY_KEY):
+            save_with(p, i, key, marked.get(key))
         if self._reports.wanted:
             self._screen.text(f"{TITLE}: measuring drift")
             outcome = report_on(prepared, model, finished, measures=True, seconds=time.perf_counter() - started)
             picture = Picture(finished.image)
-            self._reports.add(p, i, Result(picture, outcome.report, settings, outcome.maps, Picture(source)))
+            self._reports.add(p, i, Result(picture, outcome.report, settings, outcome.maps, Picture(source), marked))
         self._say(events(prepared, finished))
         return finished.image
 

@@ -42,9 +42,7 @@ class Reports:
         """Keep the figures of picture `i` of the iteration, and put its three into the text that the host saves."""
         self._held.append(result)
         for key, value in drift_figures(result.report).items():
-            # The host takes each picture's entry out of a list, counting anew in every iteration.
-            held = p.extra_generation_params.get(key)
-            p.extra_generation_params[key] = [*(held[:i] if isinstance(held, list) else []), value]
+            save_with(p, i, key, value)
 
     def finish(self, processed: Any) -> None:
         """Add to what the host hands back what the job asked for; a picture is never lost over its report."""
@@ -59,6 +57,18 @@ class Reports:
             except (DinoError, OSError) as error:
                 log.warning("The drift report could not be written: %s", error)
         self._held.clear()
+
+
+def save_with(p: Any, i: int, key: str, value: str | None) -> None:
+    """Put a key into the text of picture `i` of the iteration alone; None leaves it out there."""
+    # The host takes each picture's entry out of a list, counting anew in every iteration.
+    held = p.extra_generation_params.get(key)
+    before = held[:i] if isinstance(held, list) else []
+    values = [*before, *[None] * (i - len(before)), value]
+    if any(each is not None for each in values):
+        p.extra_generation_params[key] = values
+    else:
+        p.extra_generation_params.pop(key, None)
 
 
 def _save(image: Image, result: Result) -> None:

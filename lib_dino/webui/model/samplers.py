@@ -5,7 +5,6 @@ Needs no torch.
 
 from __future__ import annotations
 
-import itertools
 from typing import Any, Final
 
 from ...errors import SettingsError
@@ -22,6 +21,9 @@ _NEED_TWO: Final = ("DDIM", "DDIM CFG++", "PLMS")
 _UNIPC: Final = "UniPC"
 _UNIPC_ORDER: Final = 3
 """The host's option `uni_pc_order` where it has not been touched."""
+
+_TIMESTEPS: Final = 1000
+"""No schedule has more steps."""
 
 _MOST: Final = 0.999
 """The hosts take a denoise of 1 for this."""
@@ -41,10 +43,7 @@ def tile_steps(denoise: float, steps: int) -> int:
     least = min(steps, TILE_STEPS)
     if not denoise or steps >= FEW_STEPS or _fixed() or _steps_of(denoise, steps) >= least:
         return steps
-    asked = int(least / min(denoise, _MOST))
-    while _steps_of(denoise, asked) < least:
-        asked += 1
-    return asked
+    return next((n for n in range(steps, _TIMESTEPS) if _steps_of(denoise, n) >= least), steps)
 
 
 def model_calls(sampler_name: str | None, *, denoise: float, steps: int) -> int:
@@ -61,11 +60,12 @@ def model_calls(sampler_name: str | None, *, denoise: float, steps: int) -> int:
     if sampler_name == _UNIPC:
         least = max(1, int(getattr(shared.opts, "uni_pc_order", _UNIPC_ORDER)))
     if steps_in < least:
-        enough = next(n for n in itertools.count(steps + 1) if _steps_in(denoise, n) >= least)
+        enough = next((n for n in range(steps + 1, _TIMESTEPS) if _steps_in(denoise, n) >= least), None)
+        advice = "Raise the denoise" if enough is None else f"Raise the steps to {enough}"
         raise SettingsError(
             f"{sampler_name} needs {least} steps of a tile: denoise {denoise} of {steps} steps leaves {steps_in}. "
-            f"Raise the steps to {enough}, or take another sampler.",
-            field="steps", value=steps, limit=f"at least {enough}",
+            f"{advice}, or take another sampler.",
+            field="steps", value=steps, limit=f"at least {enough or f'{least} of a tile'}",
         )  # fmt: skip
     config = sd_samplers.all_samplers_map.get(sampler_name)
     twice = bool(config is not None and config.options.get("second_order", False))

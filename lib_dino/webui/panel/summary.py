@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import DinoError
-from ...run.plan import JobPlan, plan_job
+from ...run.plan import JobPlan, plan_job, tile_side
 from ...settings import Settings, knobs
 from ...tiling.plan import TilePlan
 from ...webui_settings import webui_knobs
@@ -24,6 +24,7 @@ class Tab:
 
     Attributes:
         size: (height, width) of the picture to upscale, pixels; None where there is none.
+        batch: pictures come from files or a folder, one after the other.
         steps, sampler_name: the tab's own.
         text: as it came, for the page to tell an old answer from a new one.
     """
@@ -31,11 +32,12 @@ class Tab:
     size: tuple[int, int] | None = None
     steps: int = 20
     sampler_name: str | None = None
+    batch: bool = False
     text: str = ""
 
     @classmethod
     def read(cls, text: str) -> Tab:
-        """From the page's JSON object of "width", "height", "steps" and "sampler"; what is unfit is passed over."""
+        """From the page's JSON object of "width", "height", "steps", "sampler" and "batch"; what is unfit is passed over."""
         try:
             found = json.loads(text)
         except (TypeError, ValueError):
@@ -47,6 +49,7 @@ class Tab:
             (height, width) if height and width else None,
             steps or 20,
             sampler if isinstance(sampler, str) and sampler else None,
+            found.get("batch") is True,
             str(text),
         )
 
@@ -115,28 +118,45 @@ def outlook(
     assumed = model or ASSUMED
     try:
         settings = parse([known], request=Request(steps=tab.steps), choices={}, enabled=True).settings
-        if tab.size is None:
+        if tab.size is None and not tab.batch:
             return Outlook("Add a picture to see the size of the result, the tiles and the model calls.", tab)
-        job = plan_job(settings, tab.size, assumed)
+        job = None if tab.size is None else plan_job(settings, tab.size, assumed)
         each = calls(sampler, denoise=settings.denoise, steps=settings.steps)
         few = full_steps(settings.denoise, settings.steps) > settings.steps
     except DinoError as error:
         return Outlook(str(error), tab)
-    line = _line(settings, job, each) + _about(settings, model)
+    line = _line_of_batch(settings, assumed, each) if job is None else _line(settings, job, each)
+    line += _about(settings, model)
     if few:
         line += f" Few-step model: each tile gets {min(settings.steps, TILE_STEPS)} steps whatever the denoise."
-    return Outlook(line, tab, job.target_size, job.tiles)
+    return Outlook(line, tab) if job is None else Outlook(line, tab, job.target_size, job.tiles)
 
 
 def _line(settings: Settings, job: JobPlan, each: int) -> str:
     size, target, plan = job.source_size, job.target_size, job.tiles
     total = each * -(-len(plan) // settings.tile_batch_size)
     tiles = "1 tile" if len(plan) == 1 else f"{len(plan)} tiles"
-    calls = "1 model call" if total == 1 else f"{total} model calls"
     return (
         f"{size[1]} x {size[0]} becomes {target[1]} x {target[0]} px: "
-        f"{tiles} of {plan.tile[1]} x {plan.tile[0]} px, {calls}."
+        f"{tiles} of {plan.tile[1]} x {plan.tile[0]} px, {_calls(total)}."
     )
+
+
+def _line_of_batch(settings: Settings, model: Model, each: int) -> str:
+    """What happens to each picture of a batch, whose sizes are not known here."""
+    if settings.width and settings.height:
+        goal = f"to {settings.width} x {settings.height} px"
+    elif settings.width or settings.height:
+        goal = f"to a width of {settings.width} px" if settings.width else f"to a height of {settings.height} px"
+    else:
+        goal = f"to {settings.megapixels:g} megapixels" if settings.megapixels else f"{settings.scale_factor:g} times"
+    side = tile_side(settings, model) // model.multiple_px * model.multiple_px
+    at_once = "a tile" if settings.tile_batch_size == 1 else f"for {settings.tile_batch_size} tiles"
+    return f"Batch: each picture is enlarged {goal}, in tiles of up to {side} x {side} px, {_calls(each)} {at_once}."
+
+
+def _calls(count: int) -> str:
+    return "1 model call" if count == 1 else f"{count} model calls"
 
 
 def _about(settings: Settings, model: Model | None) -> str:

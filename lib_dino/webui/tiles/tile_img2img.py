@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -18,6 +19,8 @@ from ..model.family import Model
 from ..model.noise import TileNoise, repeatable
 from ..model.samplers import model_calls
 from .tile_job import INFOTEXT_KEY, TileJobs
+
+log = logging.getLogger("dino_upscale")
 
 _TILES_OWN: Final = (INFOTEXT_KEY, "Denoising strength", "Schedule type", "Noise multiplier", "Script")
 """What a tile's processing object writes down about itself alone."""
@@ -81,11 +84,17 @@ class WebuiTileModel:
             return None
         q = self._jobs.make(batch)
         self._own.noise, self._own.images = TileNoise(batch.noise, shared.device), None
+        failed = False
         try:
             self._process(q, batch, corrector, on_step)
+        except _no_numbers() as error:
+            log.warning("A tile gave no valid numbers: %s", error)
+            failed = True
         finally:
             images, self._own.images, self._own.noise = self._own.images, None, None
             q.close()
+        if failed:
+            return torch.full_like(batch.images, torch.nan)
         parameters = {key: value for key, value in q.extra_generation_params.items() if key not in _TILES_OWN}
         self._on_done(parameters, q.comments)
         if images is None or stop_asked():
@@ -107,6 +116,14 @@ class WebuiTileModel:
                 processing.process_images(q)
             if self._own.images is not None and not stop_asked():
                 conditioner.check_looked()
+
+
+def _no_numbers() -> tuple[type[Exception], ...]:
+    """What a host raises when its model gives nothing but NaN; the Forge family hands the NaN on."""
+    from modules import devices
+
+    found = getattr(devices, "NansException", None)
+    return () if found is None else (found,)
 
 
 def _tile_script() -> Any:

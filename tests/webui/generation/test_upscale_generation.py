@@ -15,6 +15,7 @@ from lib_dino.errors import ImageError, SettingsError
 from lib_dino.networks.dinov2 import Dinov2
 from lib_dino.networks.dinov2_weights import Weights
 from lib_dino.report.records import DRIFT_KEYS
+from lib_dino.settings import INFOTEXT_FAULTY_KEY, INFOTEXT_STOPPED_KEY
 from lib_dino.webui.generation import entry, picture, upscale_generation
 from lib_dino.webui.model import model_files as weights
 from lib_dino.webui.model.cfg_callbacks import GuidanceError
@@ -207,6 +208,31 @@ def test_the_saved_text_gives_the_tile_that_was_used(host, source):
     assert pixels(asked) == pixels(dropdown(host, source, {"dino_enabled": False, "tile_size": 64})[0])
 
 
+@pytest.mark.parametrize("tries", [0, 2])
+def test_a_model_that_gives_no_numbers_leaves_the_enlarged_source_and_a_line(host, source, tries):
+    host.nan_at = lambda call: True
+    settings = {"repair_tries": tries, "dino_strength": 1.0, "clean_source": 0}
+    lost, _ = dropdown(host, source, settings)
+    host.nan_at = lambda call: False
+    plain, _ = dropdown(host, source, {**settings, "denoise": 0})
+    assert np.abs(np.int16(lost.images[0]) - np.int16(plain.images[0])).max() <= 1
+    (line,) = (text for text in lost.p.comments if "without valid numbers" in text)
+    assert lost.images[0].info["parameters"][INFOTEXT_FAULTY_KEY] == ["4"]
+    assert "tiles came out black or without valid numbers and keep the enlarged source." in line
+
+
+def test_one_call_that_gives_no_numbers_costs_a_second_try_and_nothing_else(host, source):
+    sound, _ = dropdown(host, source, {"tile_batch_size": 2})
+    calls = len(host.seen)
+    host.seen.clear()
+    host.nan_at = lambda call: call == 0 and not host.failed and not host.__dict__.update(failed=True)
+    host.failed = False
+    mended, _ = dropdown(host, source, {"tile_batch_size": 2})
+    assert host.failed and not any("valid numbers" in text for text in mended.p.comments)
+    assert len(host.seen) >= calls and mended.images[0].size == sound.images[0].size
+    assert np.array(mended.images[0]).mean() > 10 and pixels(mended) != pixels(sound)
+
+
 def test_hooks_are_gone_afterwards_and_see_no_other_job(host, source):
     dropdown(host, source, {})
     assert host.callbacks.before == host.callbacks.after == []
@@ -303,6 +329,12 @@ def test_interrupt_ends_within_one_model_call_and_keeps_what_is_done(host, sourc
     assert (image[:30, :30] != base[:30, :30]).any()
     assert np.abs(image[-30:, -30:].astype(int) - base[-30:, -30:]).max() <= 3
     assert host.callbacks.before == []
+    assert stops(stopped) == [["after 1 of 9 tiles"]]
+
+
+def stops(processed):
+    """What the hosts find under the key, picture by picture."""
+    return [image.info["parameters"].get(INFOTEXT_STOPPED_KEY) for image in processed.images]
 
 
 def dropdown_base(host, source, scale):
@@ -327,6 +359,17 @@ def test_skip_goes_on_with_the_next_picture(host, source):
     host.on_call = skip
     two, _ = dropdown(host, source, {"dino_enabled": False}, batch_size=2, seed=4)
     assert pixels(two)[1] == pixels(dropdown(host, source, {"dino_enabled": False}, seed=5)[0])[0]
+    assert stops(two) == [["after 0 of 4 tiles", None]] * 2
+
+
+def test_what_was_skipped_is_marked_and_nothing_after_it(host, source):
+    def skip():
+        host.on_call = None
+        host.shared.state.skipped = True
+
+    host.on_call = skip
+    three, _ = dropdown(host, source, {"dino_enabled": False}, n_iter=3, seed=4)
+    assert stops(three) == [["after 0 of 4 tiles"], None, None]
 
 
 def test_only_the_masked_part_is_replaced_and_other_tiles_are_left_out(host, source):

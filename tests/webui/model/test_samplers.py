@@ -69,6 +69,12 @@ def test_a_sampler_that_cannot_work_with_so_few_steps_is_refused_with_what_would
     assert model_calls(sampler, denoise=denoise, steps=enough) > 0
 
 
+def test_a_denoise_that_no_steps_can_make_up_for_is_no_endless_search(options):
+    assert tile_steps(1e-9, 4) == 4
+    with pytest.raises(SettingsError, match="Raise the denoise, "):
+        model_calls("DDIM", denoise=1e-9, steps=20)
+
+
 def test_unipc_asks_for_as_many_steps_as_the_hosts_order(options):
     assert model_calls("UniPC", denoise=0.2, steps=15) == 4
     options.uni_pc_order = 4

@@ -4,7 +4,7 @@ import types
 import pytest
 
 from lib_dino.errors import SettingsError
-from lib_dino.settings import PRESETS, Settings, knobs
+from lib_dino.settings import INFOTEXT_STOPPED_KEY, PRESETS, Settings, knobs
 from lib_dino.webui.model.model_files import DEFAULT_MODEL, NO_ADAPTER
 from lib_dino.webui.panel import xyz_plot
 from lib_dino.webui.panel.arguments import Job, Request, parse, pasted
@@ -130,7 +130,9 @@ def test_a_saved_text_pasted_back_gives_the_same_job():
             "adapter": "mine.safetensors", "adapter_strength": 0.75, "drift_map": True, "save_report": True,
         }
     )  # fmt: skip
-    values = {name: pasted(name, job.to_infotext()) for name in FIELDS}
+    # What a stopped result says of itself is no setting.
+    saved = {**job.to_infotext(), INFOTEXT_STOPPED_KEY: "after 3 of 9 tiles"}
+    values = {name: pasted(name, saved) for name in FIELDS}
     assert read(*(values[name] for name in FIELDS), enabled=True) == job
 
 

@@ -85,6 +85,20 @@ def test_without_a_picture_the_line_asks_for_one():
 
 
 @pytest.mark.parametrize(
+    ("values", "words"),
+    [({}, "enlarged 2 times, in tiles of up to 512 x 512 px, 5 model calls a tile."),
+     ({"scale_factor": 1.5, "tile_size": 256, "denoise": 0}, "enlarged 1.5 times, in tiles of up to 256 x 256 px, 0 "),
+     ({"width": 1024, "height": 768}, "enlarged to 1024 x 768 px, "), ({"width": 1024}, "to a width of 1024 px, "),
+     ({"height": 768}, "to a height of 768 px, "), ({"megapixels": 2.5}, "to 2.5 megapixels, "),
+     ({"tile_batch_size": 4}, "5 model calls for 4 tiles."), ({"overlap": 512, "tile_size": 256}, "Overlap must be ")],
+)  # fmt: skip
+def test_of_a_batch_the_line_says_what_happens_to_each_picture(values, words):
+    found = said({"denoise": 0.2, "steps": 20, **values}, of=tab(0, 0, batch=True))
+    assert words in found.line and "Add a picture" not in found.line
+    assert found.plan is None and "data-tops" not in found.to_html()
+
+
+@pytest.mark.parametrize(
     "text", ["", "x", "[]", "null", '"640x480"', '{"width": 640}', '{"width": "640", "height": 480}', None,
              '{"width": true, "height": 480}', '{"width": -1, "height": 480}', '{"width": 1e400, "height": 2}'],
 )  # fmt: skip

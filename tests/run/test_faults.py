@@ -1,0 +1,105 @@
+"""Tiles of which the model makes no picture."""
+
+import json
+import math
+
+import pytest
+import torch
+from made import FakeModel, ran
+
+from lib_dino.run.faults import is_valid
+from lib_dino.settings import Settings
+from lib_dino.tiling.resample import resize
+
+
+@pytest.fixture
+def source(generator):
+    return (0.2 + 0.6 * torch.rand(1, 3, 40, 61, generator=generator)).clamp(0, 1)
+
+
+class Faulty(FakeModel):
+    """Gives tiles back, but for some, counted over the run: they have `fault` in one pixel; 0 makes them black."""
+
+    def __init__(self, faults, fault=math.nan):
+        super().__init__(self.answer)
+        self.faults, self.fault, self.seen = set(faults), fault, 0
+        self.noises = []
+
+    def answer(self, tiles, noise):
+        out = tiles.clone()
+        self.noises.append(noise)
+        for tile in out:
+            if self.seen in self.faults:
+                if self.fault == 0:
+                    tile.zero_()
+                else:
+                    tile[:, 5, 5] = self.fault
+            self.seen += 1
+        return out
+
+
+def run(source, model, dino=None, **settings):
+    given = {"seed": 1, "overlap": 16, "consistency": 0.0, "dino_enabled": False, "clean_source": 0.0}
+    return ran(source, Settings(**{**given, **settings}), model, dino)
+
+
+@pytest.mark.parametrize("fault", [math.nan, math.inf, -math.inf, 0])
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_faulty_tile_is_sampled_again_with_other_noise_and_the_picture_is_whole(source, fault, batch):
+    model = Faulty({1}, fault)
+    task = run(source, model, tile_batch_size=batch)
+    sound = run(source, Faulty(()), tile_batch_size=batch)
+    assert torch.equal(task.image, sound.image)
+    assert model.seen == len(task.plan) + 1
+    assert not torch.equal(model.noises[-1], model.noises[0][-1:])
+    assert task.finished.sampled.faulty == 0 and task.finished.sampled.redone == 0
+    assert sum(tile.tries for tile in task.report().tiles) == 1
+
+
+def test_consistency_does_not_carry_a_fault_into_other_tiles(source):
+    task, sound = (run(source, Faulty(faults), consistency=1.0) for faults in ({0, 1}, ()))
+    assert torch.isfinite(task.image).all()
+    # The final pass reaches a few pixels over the border of the one tile that lacks its corrections.
+    assert torch.allclose(task.image[..., 72:], sound.image[..., 72:], atol=1e-6)
+
+
+@pytest.mark.parametrize("fault", [math.nan, 0])
+def test_a_tile_that_stays_faulty_keeps_the_enlarged_source_and_the_fault_stays_in_it(source, fault):
+    task = run(source, Faulty({0, 1}, fault))
+    sound = run(source, Faulty(()))
+    assert torch.isfinite(task.image).all()
+    assert torch.allclose(task.image, sound.image, atol=1e-6)  # this model gives tiles back as they came
+    report = task.report()
+    assert [tile.valid for tile in report.tiles] == [False] + [True] * (len(task.plan) - 1)
+    assert "1 tile came out black or without valid numbers and keeps the enlarged source." in report.notes
+    assert "NaN" not in json.dumps(report.to_dict())
+
+
+def test_where_every_tile_is_faulty_the_result_is_the_enlarged_source(source):
+    task = run(source, Faulty(range(1000)))
+    assert torch.allclose(task.image, resize(source, (80, 122)).clamp(0, 1), atol=1e-6)
+    assert task.finished.sampled.faulty == len(task.plan)
+    assert any(note.startswith(f"{len(task.plan)} tiles came out black") for note in task.report().notes)
+
+
+@pytest.mark.parametrize("faults", [{0}, {0, 1}, {0, 1, 2}, range(1000)])
+def test_retries_for_drift_bear_faults(source, quick_dino, faults):
+    task = run(source, Faulty(faults), quick_dino, repair_tries=2)
+    assert torch.isfinite(task.image).all()
+    report = task.report()
+    assert report.tiles[0].valid is (len(faults) < 4)
+    assert all(tile.drift is not None and math.isfinite(tile.drift) for tile in report.tiles)
+
+
+def test_stopping_while_a_fault_is_mended_keeps_the_enlarged_source_there(source):
+    model = Faulty({0})
+    model.stop_after = 1
+    task = run(source, model)
+    assert task.finished.sampled.stopped and torch.isfinite(task.image).all()
+
+
+def test_a_dark_tile_may_stay_dark():
+    dark, black = torch.full((1, 3, 8, 8), 0.02), torch.zeros(1, 3, 8, 8)
+    assert is_valid(black, dark)
+    assert not is_valid(black, torch.full((1, 3, 8, 8), 0.5))
+    assert is_valid(torch.full((1, 3, 8, 8), 0.02), torch.full((1, 3, 8, 8), 0.5))
