@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import logging
 import re
 import time
 from collections.abc import Iterable, Sequence
@@ -34,7 +35,10 @@ from ..tiles.tile_img2img import WebuiTileModel
 from . import images, progress
 from .reports import Reports, save_with
 
+log = logging.getLogger("dino_upscale")
+
 _IN_LOOP: Final = "DINO consistency in loop"
+_LEFT_OUT: Final = "DINO corrections"
 """Saved with the picture."""
 
 _SCHEDULE: Final = webui_knobs()["scheduler"].key
@@ -88,6 +92,9 @@ class PictureJob:
         alphas = getattr(p.sd_model, "alphas_cumprod", None)
         self._like = _with_schedule(p, like, self._loaded.facts)
         self.hooks = Hooks(self._loaded.facts, alphas, stop=interrupt.stop_softly_asked, after=shown.keep)
+        for note in self._loaded.notes:
+            log.warning("%s", note)
+            progress.comment(p, f"{TITLE}: {note}")
         if self._loaded.tiny:
             p.extra_generation_params[_IN_LOOP] = True
         if tile := job.settings.tile_size:
@@ -185,5 +192,8 @@ class PictureJob:
             self._p.extra_generation_params[_IN_LOOP] = "VAE"
         if vae is not None and vae.left_out:
             progress.comment(self._p, f"{TITLE}: {vae.left_out}")
+        if self.hooks.left_out:
+            self._p.extra_generation_params[_LEFT_OUT] = "left out"
+            progress.comment(self._p, f"{TITLE}: {self.hooks.left_out}")
         for text in sentences:
             progress.comment(self._p, f"{TITLE}: {text[0].lower()}{text[1:]}")

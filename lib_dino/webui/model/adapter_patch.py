@@ -85,8 +85,8 @@ def check(adapter: Adapter, sd_model: Any, model: Model) -> None:
     """
     if model.family not in BASES:
         raise AdapterError(
-            f"Adapters need a UNet with cross-attention, SD 1.5 or SDXL; the loaded checkpoint is {model.family}, a "
-            f"transformer without it. Set adapter strength to 0, or load another checkpoint."
+            f"Adapters need a UNet with cross-attention, SD 1.5 or SDXL; the loaded checkpoint is {model.label}, "
+            f"which is none of them. Set adapter strength to 0, or load another checkpoint."
         )
     layers = [place.module for place in places(network(sd_model))]
     shapes = [(layer.to_q.out_features, layer.to_k.in_features) for layer in layers]

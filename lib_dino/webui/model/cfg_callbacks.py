@@ -33,7 +33,7 @@ class Batch:
 
     Attributes:
         owner: the host's processing object of these tiles; calls for another one are not ours.
-        shape: (B, C, h, w) of its latents.
+        shape: (B, C, h, w) of its latents, which come from the host as (B, C, 1, h, w) where they could be a video's.
         corrector: what is to be done to predicted clean tiles; None leaves every value as it is.
         codec: makes the codec from the source's tiles as latents; None with no corrector.
         on_step: called after every model call.
@@ -57,6 +57,15 @@ class _Call:
     predicts_noise: bool
 
 
+@dataclass
+class _Heard:
+    """What the host's sampler said of a batch: calls announced, calls that fit, and the last shape that came."""
+
+    before: int = 0
+    ours: int = 0
+    shape: tuple[int, ...] | None = None
+
+
 class Hooks:
     """The callbacks; installed for a job, armed for a batch.
 
@@ -65,6 +74,10 @@ class Hooks:
         alphas_cumprod: of the model, for samplers that count in timesteps; None for flow models.
         stop: called before every model call; raises to give up at once.
         after: called after every model call of ours, before anything else: a preview could come in between.
+
+    Attributes:
+        error: what stopped the corrections of the batch; None while they go on.
+        left_out: why a whole batch went by without them; empty while none did.
     """
 
     def __init__(
@@ -79,7 +92,9 @@ class Hooks:
         self._batch: Batch | None = None
         self._call: _Call | None = None
         self._codec: Codec | None = None
+        self._heard = _Heard()
         self.error: Exception | None = None
+        self.left_out = ""
 
     @contextmanager
     def installed(self) -> Iterator[Hooks]:
@@ -98,7 +113,7 @@ class Hooks:
     @contextmanager
     def armed(self, batch: Batch) -> Iterator[None]:
         """Acting on `batch` inside the block; an error of the callbacks is raised at its end."""
-        self._batch, self._call, self._codec, self.error = batch, None, None, None
+        self._batch, self._call, self._codec, self.error, self._heard = batch, None, None, None, _Heard()
         try:
             yield
         finally:
@@ -115,6 +130,7 @@ class Hooks:
         batch = self._batch
         if batch is None or getattr(params.denoiser, "p", None) is not batch.owner:
             return
+        self._heard.before += 1
         self._stop()
         try:
             self._call = self._seen(params, batch)
@@ -126,8 +142,12 @@ class Hooks:
     def after_guidance(self, params: Any) -> None:
         """Correct what came out of it."""
         batch, call, self._call = self._batch, self._call, None
-        if batch is None or call is None or tuple(params.x.shape) != batch.shape:
+        if batch is None or call is None:
             return
+        self._heard.shape = tuple(params.x.shape)
+        if tuple(_still(params.x).shape) != batch.shape:
+            return
+        self._heard.ours += 1
         try:
             self._after()
             if batch.corrector is not None and self.error is None:
@@ -135,6 +155,20 @@ class Hooks:
             batch.on_step()
         except Exception as error:
             self._fail(error)
+
+    def check_heard(self, batch: Batch) -> None:
+        """Say once in `left_out`, and in the log, that the host finished `batch` without a call that could be corrected."""
+        if batch.corrector is None or self._heard.ours or self.left_out:
+            return
+        heard = self._heard
+        if not heard.before:
+            why = "the host's sampler never said what goes into the model"
+        elif heard.shape is None:
+            why = "the host's sampler never said what comes out of the model"
+        else:
+            why = f"the host's latents have the shape {heard.shape}, and those of the tiles should have {batch.shape}"
+        self.left_out = f"DINO guidance and source consistency inside the loop did nothing: {why}."
+        log.warning("%s", self.left_out)
 
     def _seen(self, params: Any, batch: Batch) -> _Call:
         count = batch.shape[0]
@@ -148,22 +182,22 @@ class Hooks:
     def _corrected(self, out: Tensor, call: _Call, batch: Batch) -> Tensor:
         # Forge samples in inference mode, whose tensors can carry no gradients: work on ordinary copies.
         with torch.inference_mode(False), torch.no_grad(), _full_precision(out.device.type):
-            given = out.clone().float()
+            given = _still(out).clone().float()
             clean, ratio = given, noise_to_signal(call.sigma, flow=self._model.flow)
             if call.predicts_noise:
                 a = self._alpha(call.sigma)
                 ratio = (1 / a - 1) ** 0.5
-                clean = clean_from_noise(given, call.x.clone().float(), a)
+                clean = clean_from_noise(given, _still(call.x).clone().float(), a)
             assert batch.corrector is not None and batch.codec is not None
             if self._codec is None:
                 start = getattr(batch.owner, "init_latent", None)
-                self._codec = batch.codec(None if start is None else start.clone().float())
+                self._codec = batch.codec(None if start is None else _still(start).clone().float())
             corrected = batch.corrector(clean, ratio, self._codec)
             if corrected is clean:
                 return out
             if call.predicts_noise:
-                corrected = noise_from_clean(corrected, call.x.clone().float(), a)
-            return corrected.to(out)
+                corrected = noise_from_clean(corrected, _still(call.x).clone().float(), a)
+            return corrected.reshape(out.shape).to(out)
 
     def _alpha(self, timestep: float) -> float:
         if self._alphas is None:
@@ -186,6 +220,11 @@ def noise_from_clean(clean: Tensor, x: Tensor, a: float) -> Tensor:
     """The noise that predicted clean latents stand for; the inverse of `clean_from_noise`."""
     noise: Tensor = (x - a**0.5 * clean) / (1 - a) ** 0.5
     return noise
+
+
+def _still(latents: Tensor) -> Tensor:
+    """(B, C, h, w) of latents that have one frame, or none."""
+    return latents.squeeze(2) if latents.ndim == 5 else latents
 
 
 @contextmanager

@@ -7,16 +7,19 @@ faults cancel.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ...sampling.consistency import ColorConsistency, Consistency, Pull
-from .family import FACTOR
+from .family import Model
 
-# Colour in [-1, 1] = latent channels times these, plus the last row; the tables ComfyUI and the WebUIs preview with.
+# Where the host has none: colour in [-1, 1] = latent channels times these, plus the last row; the tables ComfyUI and
+# the WebUIs preview with.
 _RGB: Final[dict[str, list[list[float]]]] = {
     "sd1": [
         [0.3512, 0.2297, 0.3227], [0.3250, 0.4974, 0.2350], [-0.2829, 0.1762, 0.2721], [-0.2120, -0.2616, -0.7177],
@@ -48,25 +51,89 @@ def noise_to_signal(sigma: float, *, flow: bool) -> float:
     return sigma / max(1 - sigma, 1e-4) if flow else sigma
 
 
+_ALIKE: Final = {"chroma": "flux", "lumina2": "flux", "zimage": "flux"}
+"""Families with another one's autoencoder."""
+
+
+@dataclass(frozen=True)
+class ColorMap:
+    """A linear map of latents to colour.
+
+    Attributes:
+        table: (C + 1, 3), colour in [-1, 1] as a linear map of the channels, the constant last.
+        known: it is this autoencoder's own; else any fixed map, with which one can compare but which shows no colours.
+        unpacked: (B, C', h', w') to the (B, C, h, w) that the table is for, by moving numbers alone; None where they
+            are the same.
+    """
+
+    table: Tensor
+    known: bool = True
+    unpacked: Callable[[Tensor], Tensor] | None = None
+
+    def unpack(self, latents: Tensor) -> Tensor:
+        """Latents as the table takes them."""
+        return latents if self.unpacked is None else self.unpacked(latents)
+
+    def pack(self, values: Tensor, like: Tensor) -> Tensor:
+        """The inverse of `unpack`; `like` has the shape of the answer."""
+        if self.unpacked is None:
+            return values
+        numbers = torch.arange(like[0].numel(), device=like.device).view(1, *like.shape[1:])
+        places = self.unpacked(numbers).flatten()
+        packed = torch.empty_like(values.flatten(1))
+        packed[:, places] = values.flatten(1)
+        return packed.view(like.shape)
+
+
+def color_map(model: Model) -> ColorMap:
+    """The host's own map for its model; where it has none, ours for the family; where nobody has one, a fixed one."""
+    described = _hosts_map(model.latent_format)
+    if described is not None:
+        return described
+    rows = _RGB.get(_ALIKE.get(model.family, model.family), [])
+    if len(rows) - 1 == model.channels:
+        return ColorMap(torch.tensor(rows))
+    # Unknown latents: any fixed map still tells whether estimate and source agree.
+    table = torch.randn(model.channels + 1, 3, generator=torch.Generator().manual_seed(model.channels))
+    return ColorMap(table / (2 * float(model.channels) ** 0.5), known=False)
+
+
+def _hosts_map(described: Any) -> ColorMap | None:
+    factors = getattr(described, "latent_rgb_factors", None)
+    if not factors:
+        return None
+    unpacked = getattr(described, "latent_rgb_factors_reshape", None)
+    channels = described.latent_channels
+    with torch.inference_mode(False):
+        shown = torch.zeros(1, channels, 1, 1)
+        if unpacked is not None:
+            shown = unpacked(shown)
+        bias = getattr(described, "latent_rgb_factors_bias", None) or [0.0, 0.0, 0.0]
+        table = torch.tensor([*factors, bias], dtype=torch.float32)
+    return ColorMap(table, unpacked=unpacked) if shown.shape[1] == len(factors) else None
+
+
 class LatentCodec:
     """Latents of one batch of tiles, and pictures, by a linear map; see `correction.Codec`.
 
     Args:
-        family: as in `Model`.
+        colors: the map.
+        factor: as in `Model`.
         source: (B, C, h, w), the source's tiles as latents; None where they are not known.
     """
 
     sigma_data = 1.0
 
-    def __init__(self, family: str, source: Tensor | None = None) -> None:
-        self._family = family
+    def __init__(self, colors: ColorMap, factor: int, source: Tensor | None = None) -> None:
+        self._map, self._factor = colors, factor
         self._source = () if source is None else torch.split(source, 1)
 
     def decode(self, clean: Tensor) -> Tensor:
-        """(B, C, h, w) to (B, 3, 8 h, 8 w) in [0, 1], more or less; differentiable."""
-        table = _table(self._family, clean.shape[1]).to(clean)
-        colour = torch.einsum("bchw,cr->brhw", clean, table[:-1]) + table[-1].view(1, 3, 1, 1)
-        return F.interpolate((colour + 1) / 2, scale_factor=FACTOR, mode="bilinear", align_corners=False)
+        """(B, C, h, w) to (B, 3, factor h, factor w) in [0, 1], more or less; differentiable."""
+        table, shown = self._map.table.to(clean), self._map.unpack(clean)
+        colour = torch.einsum("bchw,cr->brhw", shown, table[:-1]) + table[-1].view(1, 3, 1, 1)
+        scale = self._factor * clean.shape[-1] // shown.shape[-1]
+        return F.interpolate((colour + 1) / 2, scale_factor=scale, mode="bilinear", align_corners=False)
 
     def source_latents(self, number: int) -> Tensor | None:
         """The source's tile as latents, (1, C, h, w)."""
@@ -77,20 +144,10 @@ class LatentCodec:
         return self._colors(number, strength) or (lambda clean, _: clean)
 
     def _colors(self, number: int, strength: float) -> Consistency | None:
-        reference = self.source_latents(number)
-        if reference is None or not any(len(rows) - 1 == reference.shape[1] for rows in _RGB.values()):
+        reference, held = self.source_latents(number), self._map
+        if reference is None or not held.known:
             return None
-        return ColorConsistency(reference, _table(self._family, reference.shape[1]), strength)
-
-
-def _table(family: str, channels: int) -> Tensor:
-    rows = _RGB[family]
-    if len(rows) - 1 == channels:
-        return torch.tensor(rows)
-    for other in _RGB.values():
-        if len(other) - 1 == channels:
-            return torch.tensor(other)
-    # Unknown latents: any fixed map still tells whether estimate and source agree.
-    table = torch.randn(channels + 1, 3, generator=torch.Generator().manual_seed(channels))
-    scaled: Tensor = table / (2 * float(channels) ** 0.5)
-    return scaled
+        inner = ColorConsistency(held.unpack(reference), held.table, strength)
+        if held.unpacked is None:
+            return inner
+        return lambda clean, ratio: held.pack(inner(held.unpack(clean), ratio), clean)

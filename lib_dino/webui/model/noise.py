@@ -56,20 +56,24 @@ class TileNoise:
     Args:
         first: (B, C, h, w), the pieces of the canvas's noise to start from.
         device: where the host wants noise.
+        frames: the host wants (B, C, 1, h, w).
     """
 
-    def __init__(self, first: Tensor, device: torch.device | str) -> None:
-        self._first, self._device, self._call = first, device, 0
+    def __init__(self, first: Tensor, device: torch.device | str, *, frames: bool = False) -> None:
+        self._first, self._device, self._call, self._frames = first, device, 0, frames
 
     def next(self) -> Tensor:
         """The start noise at first, then what ancestral samplers ask for step by step."""
         self._call += 1
         noise = self._first if self._call == 1 else later_noise(self._first, self._call)
         # A copy: hosts scale what they get in place.
-        return noise.to(self._device, copy=True)
+        return self._shaped(noise.to(self._device, copy=True))
 
     def between(self, sigma: float | Tensor, sigma_next: float | Tensor) -> Tensor:
         """What SDE samplers ask for: one draw for each step from one noise level to another."""
         levels = struct.pack("<ff", float(sigma), float(sigma_next))
         key = int.from_bytes(levels, "little")
-        return later_noise(self._first, (key ^ (key >> 32)) & _MASK | 1 << 31).to(self._device)
+        return self._shaped(later_noise(self._first, (key ^ (key >> 32)) & _MASK | 1 << 31).to(self._device))
+
+    def _shaped(self, noise: Tensor) -> Tensor:
+        return noise.unsqueeze(2) if self._frames else noise

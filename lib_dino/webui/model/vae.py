@@ -8,7 +8,8 @@ from __future__ import annotations
 import copy
 import importlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,14 +18,17 @@ from torch import Tensor
 
 from ...sampling.consistency import Autoencoder, AutoencoderConsistency, Consistency, Pull
 from ..interrupt import stop_asked
-from .family import FACTOR, Model
-from .latent_rgb import LatentCodec
+from .family import Model
+from .latent_rgb import ColorMap, LatentCodec
 from .noise import repeatable
 
 log = logging.getLogger("dino_upscale")
 
 EXACT_SIGMAS: Final = (1.0, 0.6, 0.4)
 """Noise-to-signal ratios at which a tile is held to its source pixel by pixel."""
+
+_TINY: Final = {"sd1": "taesd", "sdxl": "taesdxl", "sd3": "taesd3", "flux": "taef1"}
+"""Names of tiny autoencoders, where the host does not say."""
 
 
 class AutoencoderCodec(LatentCodec):
@@ -34,10 +38,13 @@ class AutoencoderCodec(LatentCodec):
 
     Args:
         autoencoder: between pictures in [0, 1] and the model's latents.
+        colors, factor, source: as for `LatentCodec`.
     """
 
-    def __init__(self, autoencoder: Autoencoder, family: str, source: Tensor | None = None) -> None:
-        super().__init__(family, source)
+    def __init__(
+        self, autoencoder: Autoencoder, colors: ColorMap, factor: int, source: Tensor | None = None
+    ) -> None:
+        super().__init__(colors, factor, source)
         self._autoencoder = autoencoder
 
     def consistency(self, number: int, pull: Pull, strength: float) -> Consistency:
@@ -46,33 +53,67 @@ class AutoencoderCodec(LatentCodec):
         return AutoencoderConsistency(self._autoencoder, EXACT_SIGMAS, pull, strength, colors)
 
 
-def tiny_autoencoder(model: Model) -> Autoencoder | None:
-    """The host's tiny autoencoder in single precision; None unless its files are there already."""
+def tiny_autoencoder(model: Model) -> tuple[Autoencoder | None, str]:
+    """The host's tiny autoencoder in single precision, and why there is none.
+
+    Of files that are not there nothing is said: they are what one has to fetch to have it.
+    """
     from modules import paths, sd_vae_taesd
 
+    name = _tiny_name(model)
     folder = Path(paths.models_path) / "VAE-taesd"
-    name = {"sd1": "taesd", "sdxl": "taesdxl", "sd3": "taesd3", "flux": "taef1"}[model.family]
-    if not all((folder / f"{name}_{part}.pth").is_file() for part in ("encoder", "decoder")):
-        return None
+    if name is None or not (folder / f"{name}_decoder.pth").is_file():
+        return None, ""
+    if not (folder / f"{name}_encoder.pth").is_file():
+        return None, _TINY_LEFT_OUT.format("there is no file of its encoder")
     # Copied outside of inference mode: the host's own may have been built inside it.
-    with torch.inference_mode(False):
-        encoder, decoder = (
-            copy.deepcopy(make()).float().requires_grad_(False)
-            for make in (sd_vae_taesd.encoder_model, sd_vae_taesd.decoder_model)
-        )
-    return Autoencoder(encoder, decoder)
+    with torch.inference_mode(False), torch.no_grad():
+        made = [make() for make in (sd_vae_taesd.encoder_model, sd_vae_taesd.decoder_model)]
+        if any(half is None for half in made):
+            return None, _TINY_LEFT_OUT.format("the WebUI has no encoder or no decoder for this model")
+        encoder, decoder = (copy.deepcopy(half).float().requires_grad_(False) for half in made)
+        if not _fits(encoder, decoder, model):
+            return None, _TINY_LEFT_OUT.format("the WebUI's does not fit this model's latents")
+    return Autoencoder(encoder, decoder), ""
+
+
+_TINY_LEFT_OUT: Final = "The tiny autoencoder was left out of source consistency inside the loop: {}."
+
+
+def _tiny_name(model: Model) -> str | None:
+    """Its files' name without the half: the host's, or ours where the host has none."""
+    name = getattr(model.latent_format, "taesd_decoder_name", None)
+    if isinstance(name, str):
+        return name.removesuffix("_decoder")
+    return _TINY.get(model.family) if model.latent_format is None else None
+
+
+def _fits(encoder: Any, decoder: Any, model: Model) -> bool:
+    """Whether a small picture goes through both halves and keeps its size."""
+    side = 4 * model.factor
+    device = next(encoder.parameters()).device
+    picture = torch.zeros(1, 3, side, side, device=device)
+    try:
+        latents = encoder(picture)
+        return bool(latents.shape == (1, model.channels, 4, 4) and decoder(latents).shape == picture.shape)
+    except (RuntimeError, ValueError, IndexError):
+        return False
 
 
 class HostVae:
     """The checkpoint's own autoencoder, used in the middle of sampling as long as that pushes nothing else out.
+
+    Args:
+        sd_model: the host's.
+        model: the facts about it.
 
     Attributes:
         used: how often it encoded or decoded.
         left_out: why it is not used any more; empty while it is.
     """
 
-    def __init__(self, sd_model: Any) -> None:
-        self._model = sd_model
+    def __init__(self, sd_model: Any, model: Model) -> None:
+        self._model, self._facts = sd_model, model
         self.used = 0
         self.left_out = ""
         # --medvram and --lowvram keep one network at a time on the card.
@@ -92,19 +133,22 @@ class HostVae:
         if self.left_out or stop_asked():
             return False
         vae = getattr(getattr(self._model, "forge_objects", None), "vae", None)
-        if vae is not None and (reason := _pushes_out(vae, (1, vae.latent_channels, *cells))):
+        shape = (1, self._facts.channels, *([1] if self._facts.frames else []), *cells)
+        if vae is not None and (reason := _pushes_out(vae, shape)):
             self._leave_out(reason)
         return not self.left_out
 
     def decode(self, clean: Tensor) -> Tensor:
-        """(1, C, h, w) to (1, 3, 8 h, 8 w) in [0, 1]; no numbers once the autoencoder has failed."""
+        """(1, C, h, w) to (1, 3, factor h, factor w) in [0, 1]; no numbers once the autoencoder has failed."""
         from modules import sd_samplers_common
 
         def run() -> Tensor:
-            made: Tensor = sd_samplers_common.samples_to_images_tensor(clean, 0, self._model)
-            return (made + 1) / 2
+            given = clean.unsqueeze(2) if self._facts.frames else clean
+            made: Tensor = sd_samplers_common.samples_to_images_tensor(given, 0, self._model)
+            # Of frames the first: (B, T, 3, H, W).
+            return ((made[:, 0] if made.ndim == 5 else made) + 1) / 2
 
-        return self._tried(run, clean, FACTOR)
+        return self._tried(run, clean, self._facts.factor)
 
     def encode(self, image: Tensor) -> Tensor:
         """(1, 3, H, W) in [0, 1] to (1, C, h, w); no numbers once the autoencoder has failed.
@@ -114,11 +158,11 @@ class HostVae:
         from modules import sd_samplers_common
 
         def run() -> Tensor:
-            with repeatable(0):
+            with repeatable(0), _reference_kept(self._model):
                 made: Tensor = sd_samplers_common.images_tensor_to_samples(image.clamp(0, 1), 0, self._model)
-            return made
+            return made.squeeze(2) if made.ndim == 5 else made
 
-        return self._tried(run, image, 1 / FACTOR)
+        return self._tried(run, image, 1 / self._facts.factor)
 
     def _tried(self, run: Callable[[], Tensor], like: Tensor, scale: float) -> Tensor:
         nothing = like.new_full((1, 1, *(int(side * scale) for side in like.shape[-2:])), torch.nan)
@@ -141,6 +185,19 @@ class HostVae:
         log.warning("%s", self.left_out)
 
 
+@contextmanager
+def _reference_kept(sd_model: Any) -> Iterator[None]:
+    """Forge Neo's models for editing take what is encoded for the next picture's reference."""
+    if not hasattr(sd_model, "ini_latent"):
+        yield
+        return
+    held = sd_model.ini_latent
+    try:
+        yield
+    finally:
+        sd_model.ini_latent = held
+
+
 def _pushes_out(vae: Any, shape: tuple[int, ...]) -> str:
     """Why a VAE of the Forge family cannot decode latents of `shape` beside the sampling model; empty if it can.
 
@@ -154,7 +211,7 @@ def _pushes_out(vae: Any, shape: tuple[int, ...]) -> str:
         manager: Any = importlib.import_module("backend.memory_management")
     except ImportError:
         manager = importlib.import_module("ldm_patched.modules.model_management")
-    if manager.ALWAYS_VRAM_OFFLOAD or manager.vram_state == manager.VRAMState.NO_VRAM:
+    if getattr(manager, "ALWAYS_VRAM_OFFLOAD", False) or manager.vram_state == manager.VRAMState.NO_VRAM:
         return "the WebUI is told to move models off the card whenever another one is used"
     weights = sum(w.nbytes for w in vae.first_stage_model.parameters() if w.device != torch.device(device))
     least: float = manager.minimum_inference_memory()

@@ -167,5 +167,4 @@ def _about(settings: Settings, model: Model | None) -> str:
         return ""
     if model is None:
         return f" Tiles as for SD 1.5 ({ASSUMED.tile_px} px); the model is not known yet."
-    names = {"sd1": "SD 1.5", "sdxl": "SDXL", "sd3": "SD 3", "flux": "FLUX"}
-    return f" Tile size for {names[model.family]}."
+    return f" Tile size for {model.label}."

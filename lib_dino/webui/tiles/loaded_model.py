@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from torch import Tensor
 
@@ -15,8 +15,13 @@ from ...sampling.correction import Codec
 from ...settings import Settings
 from ..model import adapter_patch, model_files
 from ..model.family import Model, model_facts
-from ..model.latent_rgb import LatentCodec
+from ..model.latent_rgb import LatentCodec, color_map
 from ..model.vae import AutoencoderCodec, HostVae, tiny_autoencoder
+
+_UNKNOWN: Final = (
+    "No colours are known for the latents of {} ({} channels): DINO guidance compares them by an arbitrary map, and "
+    "source consistency inside the loop does not hold colours."
+)
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,7 @@ class LoadedModel:
         adapter: the chosen one; None without.
         tiny: consistency inside the loop goes through the tiny autoencoder.
         vae: consistency inside the loop goes through the checkpoint's own autoencoder; None where it does not.
+        notes: sentences on what cannot be done with this model.
     """
 
     facts: Model
@@ -36,6 +42,7 @@ class LoadedModel:
     adapter: Adapter | None = None
     tiny: bool = False
     vae: HostVae | None = None
+    notes: tuple[str, ...] = ()
 
 
 def loaded_model(sd_model: Any, settings: Settings, dino: Dinov2 | None) -> LoadedModel:
@@ -50,20 +57,24 @@ def loaded_model(sd_model: Any, settings: Settings, dino: Dinov2 | None) -> Load
     adapter = _adapter(sd_model, facts, settings, dino)
     if not (settings.guides or settings.consistency):
         return LoadedModel(facts, None, adapter)
-    options, linear = shared.opts.data, functools.partial(LatentCodec, facts.family)
+    options, colors = shared.opts.data, color_map(facts)
+    known = () if colors.known else (_UNKNOWN.format(facts.label, facts.channels),)
+    linear = functools.partial(LatentCodec, colors, facts.factor)
     if not settings.consistency:
-        return LoadedModel(facts, linear, adapter)
-    tiny = tiny_autoencoder(facts) if options.get(model_files.OPTION_TINY, True) else None
+        return LoadedModel(facts, linear, adapter, notes=known)
+    tiny, why = tiny_autoencoder(facts) if options.get(model_files.OPTION_TINY, True) else (None, "")
     if tiny is not None:
         return LoadedModel(
-            facts, lambda latents: AutoencoderCodec(tiny, facts.family, latents), adapter, tiny=True
+            facts, functools.partial(AutoencoderCodec, tiny, colors, facts.factor), adapter, tiny=True, notes=known
         )
+    notes = (*known, why) if why else known
     if options.get(model_files.OPTION_VAE, False):
-        vae = HostVae(sd_model)
+        vae = HostVae(sd_model, facts)
         return LoadedModel(
-            facts, lambda latents: AutoencoderCodec(vae.for_tiles(latents), facts.family, latents), adapter, vae=vae
-        )
-    return LoadedModel(facts, linear, adapter)
+            facts, lambda latents: AutoencoderCodec(vae.for_tiles(latents), colors, facts.factor, latents), adapter,
+            vae=vae, notes=notes,
+        )  # fmt: skip
+    return LoadedModel(facts, linear, adapter, notes=notes)
 
 
 def _adapter(sd_model: Any, facts: Model, settings: Settings, dino: Dinov2 | None) -> Adapter | None:

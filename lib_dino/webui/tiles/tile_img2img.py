@@ -61,11 +61,12 @@ class WebuiTileModel:
         )
         self.tile_px, self.multiple_px, self.channels = facts.tile_px, facts.multiple_px, facts.channels
         self.factor, self.fits_any_tile = facts.factor, facts.fits_any_tile
+        self._facts = facts
 
     @property
     def one_by_one(self) -> bool:
         """Tiles must not share a call."""
-        return self._jobs.one_by_one
+        return self._jobs.one_by_one or self._facts.frames or self._facts.reference
 
     def calls(self, denoise: float, steps: int) -> int:
         """Model calls for one tile, as the host's samplers count them.
@@ -83,7 +84,7 @@ class WebuiTileModel:
         if stop_asked():
             return None
         q = self._jobs.make(batch)
-        self._own.noise, self._own.images = TileNoise(batch.noise, shared.device), None
+        self._own.noise, self._own.images = TileNoise(batch.noise, shared.device, frames=self._facts.frames), None
         failed = False
         try:
             self._process(q, batch, corrector, on_step)
@@ -116,6 +117,7 @@ class WebuiTileModel:
                 processing.process_images(q)
             if self._own.images is not None and not stop_asked():
                 conditioner.check_looked()
+                self._hooks.check_heard(hooked)
 
 
 def _no_numbers() -> tuple[type[Exception], ...]:
