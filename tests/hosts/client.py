@@ -57,6 +57,10 @@ FAMILIES = {
         Family("sdxl", options=_CHEAP, adapter="sdxl"),
         Family("sd3", {"scheduler": "Simple"}, _CHEAP, flow=True),
         Family("flux", {"scheduler": "Simple", "distilled_cfg_scale": 3.5}, _CHEAP, flow=True),
+        # Of Forge Neo: 128 channels in cells of 16 px, latents with a frame axis, FLUX's autoencoder.
+        Family("flux2", {"cfg_scale": 1}, _CHEAP, flow=True, checkpoints=("tiny-klein",)),
+        Family("qwenimage", {"cfg_scale": 1}, _CHEAP, flow=True),
+        Family("zimage", {"cfg_scale": 1}, _CHEAP, flow=True),
     )
 }
 

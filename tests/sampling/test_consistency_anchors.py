@@ -4,6 +4,7 @@ The autoencoder is a mixed block cosine transform: like a trained one it codes b
 mean colour of a cell is linear in them.
 """
 
+import dataclasses
 import math
 
 import pytest
@@ -13,7 +14,8 @@ import torch.nn.functional as F
 from lib_dino.measure.quality import detail_energy, psnr
 from lib_dino.sampling.consistency import COLOR_THRESHOLD, Autoencoder, AutoencoderConsistency, color_step
 from lib_dino.tiling.resample import resize, tile_operators
-from lib_dino.webui.model.latent_rgb import LatentCodec
+from lib_dino.webui.model.family import ASSUMED
+from lib_dino.webui.model.latent_rgb import LatentCodec, color_map
 
 SIDE, CELL, CHANNELS = 128, 8, 16
 
@@ -141,7 +143,8 @@ def test_the_pull_moves_what_carries_no_colour_least():
 
 
 def held_by_color(latents, number, clean, strength):
-    return LatentCodec("sd1", latents).consistency(number, lambda picture: picture, strength)(clean, 0.5)
+    colors = color_map(dataclasses.replace(ASSUMED, channels=latents.shape[1]))
+    return LatentCodec(colors, 8, latents).consistency(number, lambda picture: picture, strength)(clean, 0.5)
 
 
 def test_half_the_strength_goes_half_the_way_and_unknown_latents_stay():

@@ -7,6 +7,8 @@ timesteps and predict noise; "forge" samples in `inference_mode` and hands them 
 - what a hook or callback raises is noted and swallowed, unless it is no `Exception`;
 - finished pictures are truncated to bytes; `DecodedSamples` may have any size;
 - a call that starts while Interrupt is set returns no picture; Skip is forgotten by the next iteration;
+- with `rounded` set, sides of pictures are rounded to its multiples; with `frames` set, latents are (B, C, 1, h, w) and
+  only a batch's first picture is encoded, as in Forge Neo;
 - `p.rng` is made after `init`, one generator a picture; the autoencoder draws from torch's global generator.
 """
 
@@ -229,6 +231,8 @@ class Img2Img(Processing):
         tiles = [np.array(i.convert("RGB").resize((self.width, self.height))) for i in self.init_images]
         image = torch.from_numpy(np.stack(tiles)).permute(0, 3, 1, 2).float() / 255
         self.init_latent = self.host.encode(image.expand(self.batch_size, -1, -1, -1))
+        if self.host.frames:
+            self.init_latent = self.init_latent[:1].unsqueeze(2)
         self.extra_generation_params["Denoising strength"] = self.denoising_strength
 
     def sample(self, conditioning, unconditional_conditioning, seeds, subseeds, subseed_strength, prompts):
@@ -252,6 +256,8 @@ class CFGDenoiser:
 
     def model(self, x, ratio):
         """The clean latents it sees: blurred, and a little off."""
+        if x.ndim == 5:
+            return self.model(x.squeeze(2), ratio).unsqueeze(2)
         return F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1) / (1 + ratio**2) ** 0.5 + 0.1
 
     def predict(self, x, level):
@@ -338,6 +344,7 @@ class Host:
         self.kind, self.callbacks = kind, Callbacks()
         self.on_call = None
         self.nan_at = lambda call: False
+        self.frames, self.rounded = False, 1
         self.cached_c, self.cached_uc = [None, None], [None, None]
         self.encoded, self.seen, self.calls = [], [], []
         betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
@@ -360,6 +367,7 @@ class Host:
         return small + 0.01 * torch.randn(small.shape)
 
     def decode(self, latent):
+        latent = latent.squeeze(2) if latent.ndim == 5 else latent
         return F.interpolate((latent[:, :, None] * TABLE.view(1, 4, 3, 1, 1)).sum(1), scale_factor=8)
 
     def samples_to_images_tensor(self, sample, approximation=None, model=None):
@@ -387,6 +395,8 @@ class Host:
 
     def _inner(self, p):
         self.calls.append(p)
+        near = self.rounded
+        p.width, p.height = (max(near, round(side / near) * near) for side in (p.width, p.height))
         state, images = self.shared.state, []
         p.all_prompts = p.prompt if isinstance(p.prompt, list) else [p.prompt] * (p.batch_size * p.n_iter)
         p.all_negative_prompts = [p.negative_prompt] * len(p.all_prompts)
@@ -421,6 +431,7 @@ class Host:
                     pp = types.SimpleNamespace(image=Image.fromarray(values))
                     p.scripts.hook("postprocess_image", p, pp)
                     pp.image.info["parameters"] = dict(p.extra_generation_params)
+                    pp.image.info["size"] = p.width, p.height
                     if not p.do_not_save_samples:
                         pp.image.already_saved_as = str(self.folder / f"{len(images):05}-{p.seeds[0]}.png")
                         pp.image.save(pp.image.already_saved_as)

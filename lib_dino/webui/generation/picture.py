@@ -93,7 +93,8 @@ class PictureJob:
         self._like = _with_schedule(p, like, self._loaded.facts)
         self.hooks = Hooks(self._loaded.facts, alphas, stop=interrupt.stop_softly_asked, after=shown.keep)
         for note in self._loaded.notes:
-            log.warning("%s", note)
+            if f"{TITLE}: {note}" not in (getattr(p, "comments", None) or ()):  # once, not for every iteration
+                log.warning("%s", note)
             progress.comment(p, f"{TITLE}: {note}")
         if self._loaded.tiny:
             p.extra_generation_params[_IN_LOOP] = True

@@ -49,6 +49,7 @@ class UpscaleGeneration:
         self._dino: Any = None
         self._tile_scripts: list[Any] = []
         self._like: Any = None
+        self._target: tuple[int, int] | None = None
 
     @property
     def _is_img2img(self) -> bool:
@@ -91,6 +92,7 @@ class UpscaleGeneration:
     def _begin_img2img(self) -> None:
         p, job = self._p, self._job
         height, width = plan_job(job.settings, self._source_size(), expected_model() or ASSUMED).target_size
+        self._target = height, width
         for text in other_scripts.notices(p.scripts, p.script_args or ()):
             progress.comment(p, text)
         if getattr(p, "refiner_checkpoint", None) not in (None, "", "None", "none"):
@@ -154,6 +156,9 @@ class UpscaleGeneration:
         from modules import devices, processing
 
         p = self._p
+        if self._target is not None:
+            # Forge Neo's forks have rounded them to multiples of 64 since; the saved text is to say the result's own.
+            p.height, p.width = self._target
         made = None if self._is_img2img else images.finished(p, self._sample(*args, **kwargs))
         count = len(kwargs["prompts"])
         if self._screen is None:

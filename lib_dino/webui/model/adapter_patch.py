@@ -85,7 +85,7 @@ def check(adapter: Adapter, sd_model: Any, model: Model) -> None:
     """
     if model.family not in BASES:
         raise AdapterError(
-            f"Adapters need a UNet with cross-attention, SD 1.5 or SDXL; the loaded checkpoint is {model.label}, "
+            f"Adapters need a UNet with cross-attention, SD 1.5 or SDXL; the loaded checkpoint is {model.family}, "
             f"which is none of them. Set adapter strength to 0, or load another checkpoint."
         )
     layers = [place.module for place in places(network(sd_model))]

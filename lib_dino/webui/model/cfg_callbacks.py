@@ -157,7 +157,7 @@ class Hooks:
             self._fail(error)
 
     def check_heard(self, batch: Batch) -> None:
-        """Say once in `left_out`, and in the log, that the host finished `batch` without a call that could be corrected."""
+        """Say once, in `left_out` and in the log, that the host finished `batch` without a call to correct."""
         if batch.corrector is None or self._heard.ours or self.left_out:
             return
         heard = self._heard

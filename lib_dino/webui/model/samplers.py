@@ -30,6 +30,7 @@ _MOST: Final = 0.999
 
 _AUTOMATIC: Final = "Automatic"
 _FLOW_SCHEDULE: Final = "Simple"
+_NEO_SCHEDULE: Final = "Flux2"
 
 
 def tile_steps(denoise: float, steps: int) -> int:
@@ -76,7 +77,7 @@ def working_schedule(sd_model: Any, model: Model, sampler_name: str | None, sche
     """The schedule to use in place of `schedule`; None where that one works.
 
     For flow models Forge's own noise levels, which "Automatic" stands for with most samplers, begin in the thousands
-    where they should begin at 1, and the picture is black.
+    where they should begin at 1, and the picture is black. Forge Neo takes "Automatic" for a schedule that works.
     """
     if not (model.flow and hasattr(sd_model, "forge_objects")) or schedule not in (None, "", _AUTOMATIC):
         return None
@@ -87,6 +88,8 @@ def working_schedule(sd_model: Any, model: Model, sampler_name: str | None, sche
     config = sd_samplers.all_samplers_map.get(sampler_name)
     own = None if config is None else config.options.get("scheduler")
     known = [schedule.label for schedule in sd_schedulers.schedulers]
+    if _NEO_SCHEDULE in known:
+        return None
     return _FLOW_SCHEDULE if own in (None, "automatic") and _FLOW_SCHEDULE in known else None
 
 

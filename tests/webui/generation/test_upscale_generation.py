@@ -2,6 +2,7 @@
 
 import json
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from standin import make_modules
-from standin.host import CFGDenoiser, Img2Img, Script, Txt2Img, fields, generation
+from standin.host import TABLE, CFGDenoiser, Img2Img, Script, Txt2Img, fields, generation
 
 from lib_dino.errors import ImageError, SettingsError
 from lib_dino.networks.dinov2 import Dinov2
@@ -585,3 +586,57 @@ def test_a_retired_setting_is_ignored_and_said(host, source):
     assert pixels(old) == pixels(plain)
     said = [[text for text in done.p.comments if "allowed_drift" in text] for done in (old, plain)]
     assert len(said[0]) == 1 and said[1] == []
+
+
+def described(host, **more):
+    """The host's model as Forge Neo describes it: its latents' colours come with it."""
+    latents = types.SimpleNamespace(latent_channels=4, latent_rgb_factors=TABLE.tolist(), latent_rgb_factors_bias=None)
+    vars(host.shared.sd_model).update(model_config=types.SimpleNamespace(latent_format=latents), **more)
+
+
+def drawn(host, source, **settings):
+    p = generation(host, init_images=[source], denoising_strength=0.5)
+    chosen = {**SMALL, "denoise": 0.5, "steps": 4, "dino_strength": 1.0, "scale_factor": 2.0, **settings}
+    processed = entry.run_as_script(p, types.SimpleNamespace(args_from=1, args_to=2), [chosen], own=())
+    assert host.callbacks.swallowed == []
+    return processed.images[0], processed
+
+
+def test_latents_with_a_frame_axis_give_the_very_picture_that_others_give(host, source):
+    described(host, is_wan=False)
+    plain, _ = drawn(host, source)
+    host.frames = True
+    described(host, is_wan=True)
+    framed, processed = drawn(host, source, tile_batch_size=2)
+    assert framed.tobytes() == plain.tobytes()
+    off, _ = drawn(host, source, dino_enabled=False, consistency=0)
+    assert off.tobytes() != framed.tobytes()
+    # The host takes one picture a call, whatever was asked for.
+    assert {call.batch_size for call in host.calls} == {1}
+    assert not any("nothing" in text or "left out" in text for text in processed.p.comments)
+
+
+def test_a_host_that_rounds_sides_still_gives_and_names_the_exact_size(host, source):
+    described(host, is_wan=False)
+    host.rounded = 64
+    image, _ = drawn(host, source.crop((0, 0, 37, 29)))
+    assert image.size == (74, 58) == image.info["size"]
+
+
+@pytest.mark.parametrize("silent", ["on_cfg_denoiser", "on_cfg_after_cfg"])
+def test_corrections_that_the_host_gives_no_chance_to_are_said_once_and_saved(host, source, silent, caplog):
+    setattr(host.callbacks, silent, lambda callback: None)
+    image, processed = drawn(host, source)
+    said = [text for text in processed.p.comments if "did nothing" in text]
+    assert len(said) == 1 and caplog.text.count("did nothing") == 1
+    assert image.info["parameters"]["DINO corrections"] == "left out"
+
+
+def test_latents_that_nobody_has_colours_for_are_said_to_be_unknown(host, source):
+    described(host)
+    host.shared.sd_model.model_config.latent_format.latent_rgb_factors = None
+    _, processed = drawn(host, source)
+    assert not any("No colours are known" in text for text in processed.p.comments)
+    host.shared.sd_model.model_config = type("Wan", (), {})()
+    _, processed = drawn(host, source)
+    assert [text for text in processed.p.comments if "No colours are known for the latents of Wan (4 channels)" in text]

@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from lib_dino.webui.model.cfg_callbacks import Batch, Hooks
 from lib_dino.webui.model.family import Model
-from lib_dino.webui.model.latent_rgb import LatentCodec
+from lib_dino.webui.model.latent_rgb import LatentCodec, color_map
 
 FAMILIES = [
     (Model("sd1", 4, 512, 8, False), (2, 4, 8, 10)),
@@ -42,7 +42,8 @@ def forward(hooks, owner, out, x, sigma, *, denoiser=types.SimpleNamespace, rows
 
 def armed(model, shape, correct):
     hooks, owner = Hooks(model, None if model.flow else ALPHAS), types.SimpleNamespace(init_latent=None)
-    batch = Batch(owner, shape, correct, lambda start: LatentCodec(model.family, start), on_step=lambda: None)
+    colors = color_map(model)
+    batch = Batch(owner, shape, correct, lambda start: LatentCodec(colors, model.factor, start), on_step=lambda: None)
     return hooks, owner, batch
 
 
@@ -119,3 +120,33 @@ def test_the_hosts_look_at_the_tile_is_taken_away_before_the_correction_takes_it
     with hooks.armed(batch), torch.no_grad():
         forward(hooks, owner, x, x, 0.5)
     assert told == ["kept", "corrected", "step"]
+
+
+def test_latents_with_one_frame_are_corrected_without_it_and_handed_back_with_it(generator):
+    model, shape = FAMILIES[3]
+    seen = []
+
+    def correct(given, ratio, codec):
+        seen.append((given.shape, codec.source_latents(0).shape))
+        return given + 1
+
+    hooks, owner, batch = armed(model, shape, correct)
+    out = torch.randn(shape, generator=generator).unsqueeze(2)
+    owner.init_latent = torch.zeros_like(out)
+    with hooks.armed(batch):
+        corrected = forward(hooks, owner, out, out, 0.5)
+        hooks.check_heard(batch)
+    assert_close(corrected, out + 1)
+    assert seen == [(shape, shape)] and hooks.left_out == ""
+
+
+def test_a_batch_without_a_call_that_fits_is_said_once_with_both_shapes(generator, caplog):
+    model, shape = FAMILIES[0]
+    hooks, owner, batch = armed(model, shape, lambda given, ratio, codec: given + 1)
+    video = torch.randn(*shape[:2], 3, *shape[2:], generator=generator)
+    for _ in range(2):
+        with hooks.armed(batch):
+            assert forward(hooks, owner, video, video, 0.5) is video
+        hooks.check_heard(batch)
+    assert str(tuple(video.shape)) in hooks.left_out and str(shape) in hooks.left_out
+    assert caplog.text.count("did nothing") == 1

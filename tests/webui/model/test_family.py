@@ -17,7 +17,7 @@ from lib_dino.webui.model.family import expected_model, model_facts
         ({}, "sd1", 512, False),
         ({"is_sdxl": True}, "sdxl", 1024, False),
         ({"is_sd3": True, "latent_channels": 16}, "sd3", 1024, True),
-        ({"latent_channels": 16}, "flux", 1024, True),
+        ({"latent_channels": 16}, "simplenamespace", 1024, True),
     ],
 )
 def test_the_family_is_told_by_the_models_marks_then_by_its_channels(facts, family, tile, flow):
@@ -30,6 +30,48 @@ def test_flux_is_told_by_its_class_and_forges_autoencoder():
     vae = types.SimpleNamespace(latent_channels=16)
     kind = type("Flux", (), {"forge_objects": types.SimpleNamespace(vae=vae, unet=None)})
     assert model_facts(kind()).family == "flux"
+
+
+def neo(kind, channels, ratio, *, frames=False, sdxl=False):
+    """A model as Forge Neo describes it."""
+    vae = types.SimpleNamespace(latent_channels=channels, downscale_ratio=ratio)
+    described = type(kind, (), {"latent_format": types.SimpleNamespace(latent_channels=channels)})()
+    objects = types.SimpleNamespace(vae=vae, unet=None)
+    return types.SimpleNamespace(model_config=described, forge_objects=objects, is_wan=frames, is_sdxl=sdxl)
+
+
+@pytest.mark.parametrize(
+    ("model", "family", "label", "factor", "flow"),
+    [
+        (neo("SD15", 4, 8), "sd1", "SD 1.5", 8, False),
+        (neo("SDXL", 4, 8, sdxl=True), "sdxl", "SDXL", 8, False),
+        (neo("Mugen", 32, 8, sdxl=True), "mugen", "Mugen", 8, True),
+        (neo("Flux2K4B", 128, 16), "flux2", "FLUX.2", 16, True),
+        (neo("ZImage", 16, 8), "zimage", "Z-Image", 8, True),
+        (neo("QwenImage", 16, (lambda a: a, 8, 8), frames=True), "qwenimage", "Qwen-Image", 8, True),
+        (neo("Novel", 48, 32), "novel", "novel", 32, True),
+    ],
+)
+def test_what_the_host_says_of_its_model_comes_first(model, family, label, factor, flow):
+    facts = model_facts(model)
+    assert (facts.family, facts.label, facts.factor, facts.flow) == (family, label, factor, flow)
+    assert facts.channels == model.forge_objects.vae.latent_channels
+    assert facts.multiple_px == 64 and facts.latent_format is model.model_config.latent_format
+    assert facts.frames is model.is_wan
+
+
+@pytest.mark.parametrize(
+    ("marks", "off", "shown"),
+    [({}, False, False), ({"klein": True}, False, True), ({"klein": True}, True, False), ({"edit": True}, True, True)],
+)
+def test_models_that_are_shown_what_they_start_from_are_known(monkeypatch, marks, off, shown):
+    held = types.ModuleType("backend.args")
+    held.dynamic_args = types.SimpleNamespace(**marks)
+    modules = types.ModuleType("modules")
+    modules.shared = types.SimpleNamespace(opts=types.SimpleNamespace(klein_no_reference=off))
+    monkeypatch.setitem(sys.modules, "backend.args", held)
+    monkeypatch.setitem(sys.modules, "modules", modules)
+    assert model_facts(neo("Flux2K4B", 128, 16)).reference is shown
 
 
 class Checkpoints(types.ModuleType):
@@ -73,6 +115,9 @@ def checkpoint(path, *names):
         ("model.diffusion_model.joint_blocks.0.context_block.attn.proj.bias", "sd3", 1024, 16),
         ("model.diffusion_model.double_blocks.0.img_attn.proj.weight", "flux", 1024, 16),
         ("double_blocks.0.img_attn.proj.weight", "flux", 1024, 16),
+        ("model.diffusion_model.double_stream_modulation_img.lin.weight", "flux2", 1024, 16),
+        ("model.diffusion_model.transformer_blocks.0.attn.add_q_proj.weight", "qwenimage", 1024, 16),
+        ("model.diffusion_model.cap_pad_token", "zimage", 1024, 16),
     ],
 )
 def test_the_family_of_a_file_that_is_chosen_but_not_loaded_is_read_off_its_header(

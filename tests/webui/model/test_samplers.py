@@ -91,3 +91,8 @@ def test_forges_own_noise_levels_are_not_used_for_flow_models(options):
     assert working_schedule(object(), FLOW, "Euler", "Automatic") is None
     sys.modules["modules"].sd_schedulers.schedulers.pop()
     assert working_schedule(FORGE, FLOW, "Euler", "Automatic") is None
+
+
+def test_forge_neos_automatic_is_left_to_forge_neo(options):
+    sys.modules["modules"].sd_schedulers.schedulers.append(types.SimpleNamespace(label="Flux2"))
+    assert working_schedule(FORGE, FLOW, "Euler", "Automatic") is None

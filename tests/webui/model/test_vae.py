@@ -1,5 +1,6 @@
 """The checkpoint's own autoencoder inside the loop, in the stand-in for a WebUI."""
 
+import dataclasses
 import sys
 import types
 
@@ -14,7 +15,8 @@ from lib_dino.measure.quality import psnr
 from lib_dino.tiling.resample import resize
 from lib_dino.webui.generation import entry
 from lib_dino.webui.model import model_files as weights
-from lib_dino.webui.model.vae import HostVae
+from lib_dino.webui.model.family import ASSUMED
+from lib_dino.webui.model.vae import HostVae, tiny_autoencoder
 from lib_dino.webui.tiles import tile_img2img as render
 
 PLAIN = {"clean_source": 0, "tile_size": 64, "overlap": 16, "dino_enabled": False, "denoise": 0.5, "steps": 12}
@@ -72,7 +74,7 @@ def test_it_holds_tiles_to_their_source_and_off_changes_nothing(host, source):
 
 def test_what_it_draws_touches_nothing_else(host, source):
     state = torch.random.get_rng_state()
-    HostVae(host.shared.sd_model).encode(torch.zeros(1, 3, 16, 16))
+    HostVae(host.shared.sd_model, ASSUMED).encode(torch.zeros(1, 3, 16, 16))
     assert torch.equal(state, torch.random.get_rng_state())
 
 
@@ -121,6 +123,72 @@ def test_in_the_forge_family_it_pushes_nothing_off_the_card(
         device=torch.device(device), latent_channels=4, vae_dtype=torch.float16, memory_used_decode=lambda s, d: 2**31,
         first_stage_model=types.SimpleNamespace(parameters=lambda: [weight]),
     )  # fmt: skip
-    held = HostVae(types.SimpleNamespace(forge_objects=types.SimpleNamespace(vae=vae)))
+    held = HostVae(types.SimpleNamespace(forge_objects=types.SimpleNamespace(vae=vae)), ASSUMED)
     assert held.fits((64, 64)) is fits
     assert bool(held.left_out) is not fits
+
+
+class Encoder(torch.nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.map = torch.nn.Conv2d(3, channels, 8, 8)
+
+    def forward(self, image):
+        return self.map(image)
+
+
+class Decoder(torch.nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.map = torch.nn.ConvTranspose2d(channels, 3, 8, 8)
+
+    def forward(self, latents):
+        return self.map(latents)
+
+
+def tiny(host, tmp_path, model, encoder, *, files=("encoder", "decoder")):
+    folder = tmp_path / "models" / "VAE-taesd"
+    folder.mkdir(parents=True)
+    for part in files:
+        (folder / f"taeodd_{part}.pth").write_bytes(b"")
+    module = sys.modules["modules"].sd_vae_taesd
+    module.encoder_model, module.decoder_model = (lambda: encoder), (lambda: Decoder(4))
+    described = types.SimpleNamespace(taesd_decoder_name="taeodd_decoder")
+    return tiny_autoencoder(dataclasses.replace(model, latent_format=described))
+
+
+def test_the_tiny_autoencoder_goes_by_the_hosts_name(host, tmp_path):
+    held, why = tiny(host, tmp_path, ASSUMED, Encoder(4))
+    assert held is not None and why == ""
+    assert held.decode(held.encode(torch.zeros(1, 3, 16, 24))).shape == (1, 3, 16, 24)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "files", "why"),
+    [
+        (None, ("encoder", "decoder"), "no encoder"), (Encoder(7), ("encoder", "decoder"), "does not fit"),
+        (Encoder(4), ("decoder",), "no file of its encoder"), (Encoder(4), (), ""),
+    ],
+)  # fmt: skip
+def test_without_a_tiny_encoder_that_fits_there_is_none_and_a_reason(host, tmp_path, encoder, files, why):
+    held, said = tiny(host, tmp_path, ASSUMED, encoder, files=files)
+    assert held is None
+    assert (why in said and "left out" in said) if why else said == ""
+
+
+def test_the_hosts_own_works_on_latents_with_a_frame_axis_and_keeps_the_reference(host):
+    host.frames = True
+    host.shared.sd_model.ini_latent = kept = torch.ones(1)
+    seen = []
+
+    def answer(x):
+        seen.append(x.ndim)
+        host.shared.sd_model.ini_latent = x
+        return x.unsqueeze(1) if x.shape[1] == 3 else x.unsqueeze(2)
+
+    host.vae_answer = answer
+    vae = HostVae(host.shared.sd_model, dataclasses.replace(ASSUMED, frames=True))
+    assert vae.decode(torch.zeros(1, 4, 2, 3)).shape == (1, 3, 16, 24)
+    host.shared.sd_model.ini_latent = kept
+    assert vae.encode(torch.zeros(1, 3, 16, 24)).shape == (1, 4, 2, 3)
+    assert host.shared.sd_model.ini_latent is kept
