@@ -121,7 +121,7 @@ def apart(a: Image.Image, b: Image.Image) -> float:
 
 
 def _is_black(image: Image.Image) -> bool:
-    return max(image.convert("L").getextrema()) <= 2
+    return image.convert("L").point(lambda value: 255 * (value > 2)).getbbox() is None
 
 
 CHECKS: Final[list[Check]] = []

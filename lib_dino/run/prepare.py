@@ -218,7 +218,7 @@ def has_palette(source: Tensor) -> bool:
     most = min(PALETTE_GREYS if grey else PALETTE_COLOURS, red.numel() // PALETTE_PIXELS)
     colours = (red * 256 + green) * 256 + blue
     few = colours[:: max(1, colours.numel() // 2**16)]  # a part settles most pictures
-    return len(few.unique()) <= most and len(colours.unique()) <= most
+    return bool(len(few.unique()) <= most and len(colours.unique()) <= most)
 
 
 def estimate_noise(source: Tensor) -> float:

@@ -5,10 +5,16 @@ import types
 import pytest
 import torch
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from lib_dino.measure.drift import DriftMeter
+from lib_dino.sampling.consistency import Autoencoder
+from lib_dino.sampling.correction import BatchCorrector, TileCorrections
+from lib_dino.tiling.resample import tile_operators
 from lib_dino.webui.model.cfg_callbacks import Batch, Hooks
 from lib_dino.webui.model.family import Model
 from lib_dino.webui.model.latent_rgb import LatentCodec, color_map
+from lib_dino.webui.model.vae import AutoencoderCodec
 
 FAMILIES = [
     (Model("sd1", 4, 512, 8, False), (2, 4, 8, 10)),
@@ -115,7 +121,10 @@ def test_the_hosts_look_at_the_tile_is_taken_away_before_the_correction_takes_it
         told.append("corrected")
         return given
 
-    batch = Batch(owner, shape, correct, lambda start: LatentCodec(model.family, start), lambda: told.append("step"))
+    batch = Batch(
+        owner, shape, correct, lambda start: LatentCodec(color_map(model), model.factor, start),
+        lambda: told.append("step"),
+    )  # fmt: skip
     x = torch.randn(shape, generator=generator)
     with hooks.armed(batch), torch.no_grad():
         forward(hooks, owner, x, x, 0.5)
@@ -150,3 +159,51 @@ def test_a_batch_without_a_call_that_fits_is_said_once_with_both_shapes(generato
         hooks.check_heard(batch)
     assert str(tuple(video.shape)) in hooks.left_out and str(shape) in hooks.left_out
     assert caplog.text.count("did nothing") == 1
+
+
+class Waits(TorchDispatchMode):
+    """Counts what makes a GPU wait for the CPU: reading a number, or comparing whole tensors."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.name().partition(".")[0]
+        if name in ("aten::_local_scalar_dense", "aten::equal", "aten::is_nonzero", "aten::nonzero"):
+            self.found.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+def through_a_tiny_autoencoder(start):
+    tiny = Autoencoder(
+        lambda picture: torch.nn.functional.avg_pool2d(picture, 8).mean(1, keepdim=True).expand(-1, 4, -1, -1),
+        lambda latents: torch.nn.functional.interpolate(latents[:, :3], scale_factor=8).clamp(0, 1),
+    )
+    return AutoencoderCodec(tiny, color_map(FAMILIES[0][0]), 8, start)
+
+
+@pytest.mark.parametrize(
+    ("codec", "exact"),
+    [(lambda start: LatentCodec(color_map(FAMILIES[0][0]), 8, start), 0), (through_a_tiny_autoencoder, 3)],
+    ids=["colours", "autoencoder"],
+)
+def test_a_step_waits_for_its_noise_level_alone(codec, exact, quick_dino, generator):
+    """The first call makes things ready, and an exact pull looks whether it worked: once each, not once a step."""
+    source, model, shape = torch.rand(1, 3, 24, 32, generator=generator), FAMILIES[0][0], (1, 4, 6, 8)
+    operators = tile_operators((24, 32), (48, 64), slice(0, 48), slice(0, 64))
+    meter = DriftMeter(quick_dino, source)
+    acts = TileCorrections(source, operators, 1.0, 0.0, 1.0, meter.extract, meter.target)
+    owner = types.SimpleNamespace(init_latent=torch.randn(shape, generator=generator))
+    hooks = Hooks(model, None)
+    x = torch.randn(shape, generator=generator)
+    with hooks.armed(Batch(owner, shape, BatchCorrector([acts]), codec, lambda: None)), torch.no_grad():
+        assert forward(hooks, owner, x, x, 3.0) is not x
+        with Waits() as waits:
+            for sigma in (2.5, 2.0, 1.5, 1.2):
+                assert forward(hooks, owner, x, x, sigma) is not x
+        assert waits.found == ["aten::_local_scalar_dense"] * 4
+        with Waits() as waits:
+            for sigma in (0.9, 0.7, 0.5, 0.3, 0.1):
+                forward(hooks, owner, x, x, sigma)
+        assert len(waits.found) <= 5 + exact
