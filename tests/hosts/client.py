@@ -29,6 +29,8 @@ class Family:
         adapter: base of the adapters it takes; empty where it takes none.
         checkpoints: names of its checkpoint's file without the ending, the first one found is used.
         lora: name of its LoRA.
+        alone: tiles go one a call, and without an unconditional row.
+        noise: its checkpoint is noise through and through: nothing it paints is near to anything.
     """
 
     name: str
@@ -38,6 +40,8 @@ class Family:
     adapter: str = ""
     checkpoints: tuple[str, ...] = ()
     lora: str = ""
+    alone: bool = False
+    noise: bool = False
 
     @property
     def names(self):
@@ -58,9 +62,9 @@ FAMILIES = {
         Family("sd3", {"scheduler": "Simple"}, _CHEAP, flow=True),
         Family("flux", {"scheduler": "Simple", "distilled_cfg_scale": 3.5}, _CHEAP, flow=True),
         # Of Forge Neo: 128 channels in cells of 16 px, latents with a frame axis, FLUX's autoencoder.
-        Family("flux2", {"cfg_scale": 1}, _CHEAP, flow=True, checkpoints=("tiny-klein",)),
-        Family("qwenimage", {"cfg_scale": 1}, _CHEAP, flow=True),
-        Family("zimage", {"cfg_scale": 1}, _CHEAP, flow=True),
+        Family("flux2", {"cfg_scale": 1}, _CHEAP, flow=True, checkpoints=("tiny-klein",), alone=True, noise=True),
+        Family("qwenimage", {"cfg_scale": 1}, _CHEAP, flow=True, alone=True, noise=True),
+        Family("zimage", {"cfg_scale": 1}, _CHEAP, flow=True, noise=True),
     )
 }
 

@@ -106,7 +106,10 @@ def test_consistency_acts_inside_the_loop(host, loop_alone, way):
             pytest.skip("the WebUI has no tiny autoencoder of this family: make_checkpoint.py --tiny models/VAE-taesd")
         assert upscaled(host, {**LOOP, "consistency": 1}, source=source, **request).pixels == held.pixels
     assert held.saved.get(IN_LOOP) == {"colours": None, "tiny": "True", "VAE": "VAE"}[way]
-    assert psnr(held.image, source) > psnr(without.image, source) + 1
+    if host.family.noise:
+        assert held.pixels != without.pixels
+    else:
+        assert psnr(held.image, source) > psnr(without.image, source) + 1
 
 
 def test_back_projection_brings_the_finished_picture_to_its_source(host):
@@ -148,7 +151,8 @@ def test_without_cfg_tiles_have_the_rows_that_the_host_gives_a_picture_and_guida
     plain = upscaled(host, OFF, cfg_scale=1)
     assert rows and set(probe.rows()) == rows
     guided = upscaled(host, ON, cfg_scale=1)
-    assert guided.pixels not in (plain.pixels, on.pixels)
+    assert guided.pixels != plain.pixels
+    assert (guided.pixels == on.pixels) is (host.family.request.get("cfg_scale") == 1)
 
 
 def test_tiles_that_share_a_call_come_out_as_alone(host, probe, off, on):
@@ -156,7 +160,12 @@ def test_tiles_that_share_a_call_come_out_as_alone(host, probe, off, on):
         probe.rows(on=True)
         together = upscaled(host, {**settings, "tile_batch_size": 2})
         rows = probe.rows()
-        assert sum(rows) == 4 * len(rows) or sum(rows) == 2 * len(rows)  # with and without prompt, in one call or two
+        if host.family.alone:
+            assert set(rows) == {1} and together.pixels == alone.pixels
+            continue
+        each = 1 if host.family.request.get("cfg_scale") == 1 else 2
+        # With and without prompt, in one call or two.
+        assert sum(rows) in (2 * each * len(rows), 2 * len(rows))
         assert most(together, alone) <= 6
 
 
