@@ -22,13 +22,13 @@ FLOORS = [
     {"sampling"},
     {"run"},
     {"pipeline"},
-    {"cli", "webui.interrupt"},
+    {"cli", "webui.interrupt", "webui.memory"},
     {"webui.model"},
     {"webui.panel", "webui.tiles"},
     {"webui.generation"},
     {"__init__", "__main__"},
 ]
-APART = [{"cli", f"webui.{name}"} for name in ("interrupt", "model", "panel", "tiles", "generation")]
+APART = [{"cli", f"webui.{name}"} for name in ("interrupt", "memory", "model", "panel", "tiles", "generation")]
 # `python -m lib_dino` is the command line; `__init__` names the public functions.
 ENTRANCES = {"__main__": {"cli"}, "__init__": {"pipeline", "settings", "sampling", "version"}}
 ROOMS = sorted(name for floor in FLOORS for name in floor)

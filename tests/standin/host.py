@@ -9,6 +9,7 @@ timesteps and predict noise; "forge" samples in `inference_mode` and hands them 
 - a call that starts while Interrupt is set returns no picture; Skip is forgotten by the next iteration;
 - with `rounded` set, sides of pictures are rounded to its multiples; with `frames` set, latents are (B, C, 1, h, w) and
   only a batch's first picture is encoded, as in Forge Neo;
+- with `dtype` set, latents, noise and what the model answers are in half precision;
 - `p.rng` is made after `init`, one generator a picture; the autoencoder draws from torch's global generator.
 """
 
@@ -280,6 +281,7 @@ class CFGDenoiser:
             if host.kind == "a1111":
                 raise NanError
             out = torch.full_like(out, torch.nan)
+        assert out.dtype == host.dtype, out.dtype
         state.current_latent = out
         params = types.SimpleNamespace(x=out)
         host.callbacks.fire(host.callbacks.after, params)
@@ -306,7 +308,7 @@ class Sampler:
 
     def run(self, p, x, noise, denoise):
         calls = int(min(denoise, 0.999) * p.steps) + 1
-        self.last_latent = x
+        self.last_latent, noise = x, noise.to(x.dtype)
         try:
             run = self._timesteps if self.name == "DDIM" and self.host.kind == "a1111" else self._sigmas
             return run(p, x, noise, [2 * denoise * (1 - i / calls) for i in range(calls)])
@@ -344,7 +346,7 @@ class Host:
         self.kind, self.callbacks = kind, Callbacks()
         self.on_call = None
         self.nan_at = lambda call: False
-        self.frames, self.rounded = False, 1
+        self.frames, self.rounded, self.dtype = False, 1, torch.float32
         self.cached_c, self.cached_uc = [None, None], [None, None]
         self.encoded, self.seen, self.calls = [], [], []
         betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
@@ -364,11 +366,12 @@ class Host:
         colour = 2 * F.avg_pool2d(image, 8) - 1
         # Sums of a few terms: a matrix routine's last bit depends on where in memory its operands lie.
         small = (colour[:, None] * INVERSE.view(1, 4, 3, 1, 1)).sum(2)
-        return small + 0.01 * torch.randn(small.shape)
+        return (small + 0.01 * torch.randn(small.shape)).to(self.dtype)
 
     def decode(self, latent):
         latent = latent.squeeze(2) if latent.ndim == 5 else latent
-        return F.interpolate((latent[:, :, None] * TABLE.view(1, 4, 3, 1, 1)).sum(1), scale_factor=8)
+        colour = (latent[:, :, None] * TABLE.view(1, 4, 3, 1, 1)).sum(1).to(self.dtype)
+        return F.interpolate(colour, scale_factor=8)
 
     def samples_to_images_tensor(self, sample, approximation=None, model=None):
         assert approximation == 0 and model is self.shared.sd_model
@@ -472,7 +475,8 @@ def make_modules(kind, folder):
         },
         "shared": vars(host.shared),
         "devices": {
-            "without_autocast": _NoAutocast, "cpu": torch.device("cpu"), "NansException": NanError
+            "without_autocast": _NoAutocast, "cpu": torch.device("cpu"), "NansException": NanError,
+            "torch_gc": lambda: None,
         },
         "images": {"flatten": lambda image, colour: image.convert("RGB")},
         "sd_samplers": {"all_samplers": samplers, "all_samplers_map": {s.name: s for s in samplers}},

@@ -7,12 +7,14 @@ import functools
 import logging
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 from torch import Tensor
 
 from ...adapter.injection import ImageTokens
+from ...errors import AdapterError
 from ...measure.regions import Subject
 from ...networks.dinov2 import Dinov2
 from ...pictures.picture import Picture
@@ -25,7 +27,7 @@ from ...run.tiles import Conditions
 from ...settings import INFOTEXT_FAULTY_KEY, INFOTEXT_STOPPED_KEY, MAX_SEED, Settings, knobs
 from ...tiling.plan import Tile
 from ...webui_settings import NO_UPSCALER, TITLE, webui_knobs
-from .. import interrupt
+from .. import interrupt, memory
 from ..model.cfg_callbacks import Hooks
 from ..model.family import Model
 from ..model.samplers import working_schedule
@@ -77,9 +79,6 @@ class PictureJob:
         dino: the feature network, when guidance or an adapter is on.
         scripts: those of the user's scripts that act on each tile.
         reports: told what was measured, where that is wanted.
-
-    Attributes:
-        hooks: to be installed while pictures are made.
     """
 
     def __init__(
@@ -91,7 +90,7 @@ class PictureJob:
         self._loaded = loaded_model(p.sd_model, job.settings, dino)
         alphas = getattr(p.sd_model, "alphas_cumprod", None)
         self._like = _with_schedule(p, like, self._loaded.facts)
-        self.hooks = Hooks(self._loaded.facts, alphas, stop=interrupt.stop_softly_asked, after=shown.keep)
+        self._hooks = Hooks(self._loaded.facts, alphas, stop=interrupt.stop_softly_asked, after=shown.keep)
         for note in self._loaded.notes:
             if f"{TITLE}: {note}" not in (getattr(p, "comments", None) or ()):  # once, not for every iteration
                 log.warning("%s", note)
@@ -100,6 +99,22 @@ class PictureJob:
             p.extra_generation_params[_IN_LOOP] = True
         if tile := job.settings.tile_size:
             p.extra_generation_params[_TILE] = str(tile - tile % self._loaded.facts.multiple_px)
+
+    @contextmanager
+    def ready(self) -> Iterator[None]:
+        """Have the hooks installed inside the block, and the adapter where the host samples.
+
+        Raises:
+            AdapterError: the adapter does not fit into memory.
+        """
+        with memory.on_device(self._loaded.adapter, memory.host_device(), "the adapter") as left_behind:
+            if left_behind:
+                raise AdapterError(
+                    f"There is too little memory on {memory.host_device()} for the adapter. Set adapter strength to 0, "
+                    f"or free memory."
+                )
+            with self._hooks.installed():
+                yield
 
     def upscale(self, source: Tensor, i: int, seed: int) -> Tensor:
         """The result, (1, 3, *target size) in [0, 1].
@@ -165,7 +180,7 @@ class PictureJob:
     def _tile_model(self, n: int, seed: int) -> WebuiTileModel:
         p = self._p
         return WebuiTileModel(
-            self._like, self._loaded.facts, self.hooks, self._loaded.codec, seed=seed,
+            self._like, self._loaded.facts, self._hooks, self._loaded.codec, seed=seed,
             prompt=p.all_prompts[n], negative_prompt=p.all_negative_prompts[n], scripts=self._scripts,
             on_batch=self._screen.begin_batch, on_done=self._keep_notes,
         )  # fmt: skip
@@ -193,8 +208,8 @@ class PictureJob:
             self._p.extra_generation_params[_IN_LOOP] = "VAE"
         if vae is not None and vae.left_out:
             progress.comment(self._p, f"{TITLE}: {vae.left_out}")
-        if self.hooks.left_out:
+        if self._hooks.left_out:
             self._p.extra_generation_params[_LEFT_OUT] = "left out"
-            progress.comment(self._p, f"{TITLE}: {self.hooks.left_out}")
+            progress.comment(self._p, f"{TITLE}: {self._hooks.left_out}")
         for text in sentences:
             progress.comment(self._p, f"{TITLE}: {text[0].lower()}{text[1:]}")

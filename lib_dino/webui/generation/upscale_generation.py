@@ -20,6 +20,7 @@ from ...errors import ImageError, ModelError, SettingsError
 from ...run.plan import plan_job
 from ...run.prepare import needs_features
 from ...webui_settings import TITLE
+from .. import memory
 from ..model import model_files
 from ..model.family import ASSUMED, expected_model
 from ..model.model_files import BUILT_IN_MODEL
@@ -166,9 +167,14 @@ class UpscaleGeneration:
             self._like = p if self._is_img2img else _upscaling_of(p, self._job)
         results = processing.DecodedSamples()
         # Ordinary tensors: what is made in inference mode can never carry gradients.
-        with torch.inference_mode(False), torch.no_grad(), devices.without_autocast(), _prompt_history_kept():
+        with (
+            torch.inference_mode(False), torch.no_grad(), devices.without_autocast(), _prompt_history_kept(),
+            memory.on_device(self._dino, memory.feature_device(), "the feature network") as slower,
+        ):  # fmt: skip
+            if slower:
+                progress.comment(p, f"{TITLE}: {slower}")
             job = PictureJob(p, self._like, self._job, self._screen, self._dino, self._tile_scripts, self._reports)
-            with job.hooks.installed():
+            with job.ready():
                 for i in range(count):
                     source = images.source_of(p, i) if made is None else made[i : i + 1]
                     results.append(images.for_truncation(job.upscale(source, i, int(kwargs["seeds"][i]))))

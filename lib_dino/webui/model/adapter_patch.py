@@ -33,13 +33,13 @@ _BLOCK: Final = re.compile(rf"({'|'.join(_ORDER)})\.(?:(\d+)\.)?\d+\.transformer
 
 
 @functools.lru_cache(maxsize=1)
-def load(path: Path, changed: float, dino: Dinov2, device: str) -> Adapter:
-    """The adapter in a file; the last one is kept for the next picture, until the file is `changed`.
+def load(path: Path, changed: float, dino: Dinov2, *, half: bool) -> Adapter:
+    """The adapter in a file, on the CPU; the last one is kept for the next picture, until the file is `changed`.
 
-    On a GPU its layers are float16, as in the file: SDXL's are 340 million weights.
+    With `half` its layers are float16, as in the file, for a GPU: SDXL's are 340 million weights.
     """
-    adapter = load_adapter(path, dino, device=device)
-    if not device.startswith("cpu"):
+    adapter = load_adapter(path, dino)
+    if half:
         with torch.inference_mode(False):
             adapter.layers.half()
     return adapter

@@ -22,12 +22,11 @@ NO_ADAPTER: Final = "None"
 
 OPTION_MODEL: Final = "dino_upscale_model"
 OPTION_FOLDER: Final = "dino_upscale_folder"
-OPTION_DEVICE: Final = "dino_upscale_device"
 OPTION_TINY: Final = "dino_upscale_tiny_autoencoder"
 OPTION_VAE: Final = "dino_upscale_host_vae"
 _SUFFIX: Final = ".safetensors"
 
-_loaded: dict[tuple[str, str], Dinov2] = {}
+_loaded: dict[str, Dinov2] = {}
 
 
 def folder() -> Path:
@@ -78,20 +77,16 @@ def source(name: str) -> Path | None:
 
 
 def load(name: str) -> Dinov2:
-    """The network, on the device of the settings page; the last one is kept for the next picture."""
+    """The network, on the CPU; the last one is kept there for the next picture."""
     import torch
-    from modules import shared
 
     from ...networks.dinov2 import load_dinov2
 
-    device = str(shared.opts.data.get(OPTION_DEVICE, "") or shared.device)
-    device = str(shared.device) if device == "Automatic" else device.lower()
-    key = (name, device)
-    if key not in _loaded:
+    if name not in _loaded:
         _loaded.clear()
         with torch.inference_mode(False):
-            _loaded[key] = load_dinov2(source(name), device=device)
-    return _loaded[key]
+            _loaded[name] = load_dinov2(source(name))
+    return _loaded[name]
 
 
 def _fetch(name: str, place: Path) -> Path:

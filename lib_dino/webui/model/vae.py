@@ -6,7 +6,6 @@ Both cost too much for every model call, and few calls do nearly as much as all;
 from __future__ import annotations
 
 import copy
-import importlib
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ...sampling.consistency import Autoencoder, AutoencoderConsistency, Consistency, Pull
+from .. import memory
 from ..interrupt import stop_asked
 from .family import Model
 from .latent_rgb import ColorMap, LatentCodec
@@ -134,7 +134,7 @@ class HostVae:
             return False
         vae = getattr(getattr(self._model, "forge_objects", None), "vae", None)
         shape = (1, self._facts.channels, *([1] if self._facts.frames else []), *cells)
-        if vae is not None and (reason := _pushes_out(vae, shape)):
+        if vae is not None and (reason := memory.pushes_out(vae, shape)):
             self._leave_out(reason)
         return not self.left_out
 
@@ -196,26 +196,3 @@ def _reference_kept(sd_model: Any) -> Iterator[None]:
         yield
     finally:
         sd_model.ini_latent = held
-
-
-def _pushes_out(vae: Any, shape: tuple[int, ...]) -> str:
-    """Why a VAE of the Forge family cannot decode latents of `shape` beside the sampling model; empty if it can.
-
-    Its memory manager makes room for what is asked for by moving other models off the card, and the sampling would
-    then run on what was moved.
-    """
-    device = vae.device
-    if torch.device(device).type == "cpu":
-        return ""  # nothing is moved for it, and what is short of memory there swaps
-    try:
-        manager: Any = importlib.import_module("backend.memory_management")
-    except ImportError:
-        manager = importlib.import_module("ldm_patched.modules.model_management")
-    if getattr(manager, "ALWAYS_VRAM_OFFLOAD", False) or manager.vram_state == manager.VRAMState.NO_VRAM:
-        return "the WebUI is told to move models off the card whenever another one is used"
-    weights = sum(w.nbytes for w in vae.first_stage_model.parameters() if w.device != torch.device(device))
-    least: float = manager.minimum_inference_memory()
-    # As the manager reckons, and after that the sampling still needs its own.
-    need = 1.3 * weights + max(least, vae.memory_used_decode(shape, vae.vae_dtype)) + least
-    free = manager.get_free_memory(device)
-    return "" if free >= need else f"it needs {need / 2**30:.1f} GiB of free memory, and {free / 2**30:.1f} are left"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from ...webui_settings import TITLE
+from ..memory import OPTION_DEVICE
 from ..model import model_files as files
 
 _SECTION: Final = ("dino_upscale", TITLE)
@@ -21,7 +22,7 @@ def add_options() -> None:
     options = [
         (files.OPTION_MODEL, "", f'Feature model that "{files.DEFAULT_MODEL}" stands for', gr.Dropdown, models),
         (files.OPTION_FOLDER, "", "Folder of feature models; empty = models/dinov2", gr.Textbox, {}),
-        (files.OPTION_DEVICE, "Automatic", "Device of the feature model", gr.Radio, {"choices": ["Automatic", "CPU"]}),
+        (OPTION_DEVICE, "Automatic", "Device of the feature model", gr.Radio, {"choices": ["Automatic", "CPU"]}),
         (files.OPTION_TINY, True, "Hold tiles to the source pixel by pixel while they are sampled, through the tiny "
          "autoencoder (TAESD), where its files are on disk", gr.Checkbox, {}),
         (files.OPTION_VAE, False, "Hold tiles to the source pixel by pixel while they are sampled, through the "

@@ -13,6 +13,7 @@ from ...adapter.injection import Adapter
 from ...networks.dinov2 import Dinov2
 from ...sampling.correction import Codec
 from ...settings import Settings
+from .. import memory
 from ..model import adapter_patch, model_files
 from ..model.family import Model, model_facts
 from ..model.latent_rgb import LatentCodec, color_map
@@ -78,11 +79,9 @@ def loaded_model(sd_model: Any, settings: Settings, dino: Dinov2 | None) -> Load
 
 
 def _adapter(sd_model: Any, facts: Model, settings: Settings, dino: Dinov2 | None) -> Adapter | None:
-    from modules import shared
-
     if dino is None or not (settings.adapter and settings.conditions):
         return None
     path = model_files.adapter_file(settings.adapter)
-    adapter = adapter_patch.load(path, path.stat().st_mtime, dino, str(shared.device))
+    adapter = adapter_patch.load(path, path.stat().st_mtime, dino, half=memory.host_device().type != "cpu")
     adapter_patch.check(adapter, sd_model, facts)
     return adapter

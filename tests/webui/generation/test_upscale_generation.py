@@ -1,5 +1,6 @@
 """The extension in a small stand-in for a WebUI, in both kinds that there are."""
 
+import contextlib
 import json
 import sys
 import types
@@ -17,6 +18,7 @@ from lib_dino.networks.dinov2 import Dinov2
 from lib_dino.networks.dinov2_weights import Weights
 from lib_dino.report.records import DRIFT_KEYS
 from lib_dino.settings import INFOTEXT_FAULTY_KEY, INFOTEXT_STOPPED_KEY
+from lib_dino.webui import memory
 from lib_dino.webui.generation import entry, picture, upscale_generation
 from lib_dino.webui.model import model_files as weights
 from lib_dino.webui.model.cfg_callbacks import GuidanceError
@@ -640,3 +642,40 @@ def test_latents_that_nobody_has_colours_for_are_said_to_be_unknown(host, source
     host.shared.sd_model.model_config = type("Wan", (), {})()
     _, processed = drawn(host, source)
     assert [text for text in processed.p.comments if "No colours are known for the latents of Wan (4 channels)" in text]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_goes_through_every_hook(host, source, dtype):
+    settings = {"scale_factor": 1.7, "dino_strength": 1.0, "clean_source": 0}
+    single, _ = dropdown(host, source, settings)
+    vars(host.shared.opts)[weights.OPTION_VAE] = True
+    exact, _ = dropdown(host, source, settings)
+    host.dtype = dtype
+    half, _ = dropdown(host, source, settings)
+    off, _ = dropdown(host, source, {**settings, "dino_enabled": False})
+    vars(host.shared.opts)[weights.OPTION_VAE] = False
+    colours, _ = dropdown(host, source, settings)
+    saved = half.images[0].info["parameters"]
+    assert saved["DINO consistency in loop"] == "VAE" and "DINO corrections" not in saved
+    for made, like in ((half, exact), (colours, single)):
+        assert made.images[0].size == (82, 68)
+        apart = np.abs(np.array(made.images[0]).astype(int) - np.array(like.images[0])).mean()
+        assert apart < 1.5
+    assert pixels(half) != pixels(off)
+
+
+@pytest.mark.parametrize("fault", [None, RuntimeError("no")])
+def test_the_feature_network_is_on_the_hosts_device_while_pictures_are_made(host, source, dino, monkeypatch, fault):
+    sent = []
+    monkeypatch.setattr(memory, "feature_device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(memory, "_move", lambda network, device: sent.append((network, device.type, len(host.seen))))
+
+    def failing():
+        raise fault
+
+    host.on_call = failing if fault else None
+    with pytest.raises(RuntimeError) if fault else contextlib.nullcontext():
+        dropdown(host, source, {"dino_strength": 1.0})
+    assert [entry[:2] for entry in sent] == [(dino, "cuda"), (dino, "cpu")]
+    assert sent[0][2] == 0 and sent[1][2] == len(host.seen)
+    assert bool(host.seen) is not bool(fault)
