@@ -17,6 +17,7 @@ from benchmarks import (
     fidelity,
     fidelity_report,
     flops,
+    gpu_host,
     host_time,
     repair,
     runs,
@@ -124,6 +125,37 @@ def test_flops():
 def test_host_time():
     clock = {"total": [1, 2.0, 1.6], "unet": [10, 1.0, 0.8], "vae": [2, 0.4, 0.4]}
     assert host_time.row("off", 4, [clock, clock]).split("|")[1].split() == ["500.0", "150.0", "30.0", "%"]
+
+
+class Card:
+    """A WebUI that answers each call with one colour, and holds memory on a card."""
+
+    def __init__(self, *, dark=False, leaks=False):
+        self.dark, self.leaks, self.held = dark, leaks, 2**30
+
+    def call(self, path):
+        assert path == "/sdapi/v1/memory"
+        return argparse.Namespace(body={"cuda": {"allocated": {"current": self.held}, "reserved": {"peak": 2 * 2**30}}})
+
+    def img2img(self, source, **request):
+        return argparse.Namespace(image=Image.new("RGB", source.size, (90, 80, 70)))
+
+    def dropdown(self, settings, *, source, **request):
+        self.held += self.leaks * 2**28
+        strength = settings.get("dino_strength", 0.5) if settings.get("dino_enabled", True) else 0
+        colour = (0, 0, 0) if self.dark and strength == 1 else (90, 80, 70 + round(10 * strength))
+        return argparse.Namespace(image=Image.new("RGB", source.size, colour))
+
+
+def test_gpu_host():
+    request = {"steps": 4, "denoising_strength": 0.5}
+    good, dark, leaking = (
+        "\n".join(gpu_host.measure(card, 128, 128, request, 2)) for card in (Card(), Card(dark=True), Card(leaks=True))
+    )
+    assert "128 px to 256 px, 9 tiles of up to 128 px" in good and good.count("\n- yes: ") == 6
+    assert len(re.findall(r"\| [\d.]+ \| \d+ \| [\d.]+ \| 2\.00 \|", good)) == len(gpu_host.ARMS) == 6
+    assert re.findall(r"\*\*NO\*\*: (.*)", dark) == ["no picture is black"]
+    assert re.findall(r"\*\*NO\*\*: (.*?) \(", leaking) == ["the card holds no more than before"]
 
 
 @pytest.fixture(scope="module")
