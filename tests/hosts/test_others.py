@@ -155,3 +155,18 @@ def test_a_prompt_style_reaches_the_tiles(host, plain):
     answer = host.dropdown(PLAIN, styles=[styles[0]["name"]])
     assert answer.pixels != plain.pixels
     assert styles[0]["prompt"].replace("{prompt}", "").strip()[:20] in answer.image.info["parameters"]
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("sd upscale", ["", 16, 1, 2.0]),
+        ("ultimate sd upscale", ["", 64, 64, 8, 32, 64, 0.35, 32, 1, False, 0, False, 8, 0, 2, 2048, 2048, 2]),
+    ],
+)
+def test_the_panel_leaves_the_tiles_of_another_upscaler_alone_and_says_so(host, scripts, name, args):
+    chosen = {"script_name": needs(scripts, name), "script_args": args, "denoising_strength": 0.35}
+    alone = host.img2img(**chosen)
+    both = host.img2img(**chosen, alwayson_scripts={TITLE: {"args": [PLAIN]}})
+    assert both.pixels == alone.pixels
+    assert "DINO Upscale is left out" in comments(both) and "left out" not in comments(alone)

@@ -13,6 +13,7 @@ from ..panel.arguments import Job, Request, parse
 from ..panel.host_choices import choices
 from ..panel.xyz_plot import OVERRIDES
 from ..tiles import other_scripts as others
+from . import progress
 from .request import check_request
 from .upscale_generation import MARK, UpscaleGeneration, as_http_422
 
@@ -60,7 +61,9 @@ def begin(p: Any, args: Sequence[Any], *, own: Sequence[type]) -> None:
     try:
         with as_http_422(p):
             job = job_of(p, args, enabled=False)
-            if job.enabled:
+            if job.enabled and (tiling := others.upscaling_script(p)):
+                progress.comment(p, f"{TITLE} is left out: {tiling} enlarges the picture itself.")
+            elif job.enabled:
                 UpscaleGeneration(p, job).begin(own=own, keys={})
                 _begin(p)
     except Exception as error:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from ...tiling.plan import Tile
+from ...webui_settings import TITLE
 
 CONTROLNET: Final = "controlnet"
 PER_TILE: Final = (CONTROLNET, "hypertile")
@@ -67,7 +68,22 @@ def notices(runner: Any, script_args: Sequence[Any]) -> Iterator[str]:
     """A line for every script that is switched on and left out."""
     for script in _alwayson(runner):
         if (why := left_out(script)) and _first_argument(script, script_args) is True:
-            yield f"DINO Upscale: {script.title()} is left out, {why}."
+            yield f"{TITLE}: {script.title()} is left out, {why}."
+
+
+def upscaling_script(p: Any) -> str:
+    """Title of the chosen script where it enlarges the picture by itself, tile by tile; empty where none does.
+
+    Such a script, "SD upscale" or "Ultimate SD upscale", generates each of its tiles as a picture of the tab, and every
+    always-on script acts on each of them. It is known by its title: nothing else tells it from a script that makes
+    whole pictures, such as an X/Y/Z plot.
+    """
+    number = next(iter(p.script_args or ()), 0)
+    chosen = getattr(p.scripts, "selectable_scripts", None) or []
+    if not isinstance(number, int) or not 0 < number <= len(chosen):
+        return ""
+    script = chosen[number - 1]
+    return str(script.title()) if "upscale" in title(script) and title(script) != TITLE.lower() else ""
 
 
 def left_out(script: Any) -> str | None:

@@ -679,3 +679,33 @@ def test_the_feature_network_is_on_the_hosts_device_while_pictures_are_made(host
     assert [entry[:2] for entry in sent] == [(dino, "cuda"), (dino, "cpu")]
     assert sent[0][2] == 0 and sent[1][2] == len(host.seen)
     assert bool(host.seen) is not bool(fault)
+
+
+class Chosen(Script):
+    """An entry of the script list."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def title(self):
+        return self.name
+
+
+@pytest.mark.parametrize(
+    ("name", "left_out"),
+    [
+        ("Ultimate SD upscale", True), ("SD upscale", True), ("X/Y/Z plot", False), ("DINO Upscale", False),
+        (None, False),
+    ],
+)  # fmt: skip
+def test_the_panel_leaves_the_tiles_of_an_upscaling_script_alone_and_says_so(host, source, name, left_out):
+    p = generation(
+        host, scripts=[AlwaysOn()], args=[{**SMALL, "scale_factor": 2}], init_images=[source], denoising_strength=0.5,
+        width=48, height=40,
+    )  # fmt: skip
+    p.scripts.selectable_scripts = [Chosen("Loopback"), Chosen(name or "")]
+    p.script_args_value[0] = 2 if name else 0
+    made = host.process_images(p)
+    assert made.images[0].size == ((48, 40) if left_out else (96, 80))
+    said = [text for text in p.comments if "left out" in text]
+    assert said == ([f"DINO Upscale is left out: {name} enlarges the picture itself."] if left_out else [])
