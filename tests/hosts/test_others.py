@@ -168,5 +168,7 @@ def test_the_panel_leaves_the_tiles_of_another_upscaler_alone_and_says_so(host, 
     chosen = {"script_name": needs(scripts, name), "script_args": args, "denoising_strength": 0.35}
     alone = host.img2img(**chosen)
     both = host.img2img(**chosen, alwayson_scripts={TITLE: {"args": [PLAIN]}})
-    assert both.pixels == alone.pixels
-    assert "DINO Upscale is left out" in comments(both) and "left out" not in comments(alone)
+    # The script's own tiles differ in single bits from call to call.
+    apart = ImageChops.difference(both.image, alone.image).convert("L").getextrema()[1]
+    assert both.image.size == alone.image.size == (128, 96) and apart <= 2
+    assert "DINO left out for" in both.body["info"] and "DINO" not in alone.body["info"]

@@ -63,12 +63,16 @@ def begin(p: Any, args: Sequence[Any], *, own: Sequence[type]) -> None:
             job = job_of(p, args, enabled=False)
             if job.enabled and (tiling := others.upscaling_script(p)):
                 progress.comment(p, f"{TITLE} is left out: {tiling} enlarges the picture itself.")
+                p.extra_generation_params[_LEFT_OUT] = tiling
             elif job.enabled:
                 UpscaleGeneration(p, job).begin(own=own, keys={})
                 _begin(p)
     except Exception as error:
         _fail_later(p, error)
 
+
+_LEFT_OUT: Final = "DINO left out for"
+"""Saved with the pictures of another upscaling script."""
 
 _under_way: list[tuple[Any, Any]] = []
 """The generation that is being upscaled and the host's job it belongs to, or nothing."""

@@ -708,4 +708,5 @@ def test_the_panel_leaves_the_tiles_of_an_upscaling_script_alone_and_says_so(hos
     made = host.process_images(p)
     assert made.images[0].size == ((48, 40) if left_out else (96, 80))
     said = [text for text in p.comments if "left out" in text]
+    assert made.images[0].info["parameters"].get("DINO left out for") == (name if left_out else None)
     assert said == ([f"DINO Upscale is left out: {name} enlarges the picture itself."] if left_out else [])
