@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..errors import ModelError
 from ..tiling.padding import pad_symmetric
+from .weights_file import check_sizes, read_tensors
 
 SIGMA_DATA = 0.5  # standard deviation of pictures in [-1, 1]
 SIGMA_MIN = 0.002  # lower levels are answered as this one
@@ -72,21 +73,27 @@ def load_denoiser(folder: Path | None = None, *, device: str | torch.device = "c
     try:
         config = json.loads((folder / FILES[0]).read_text(encoding="utf-8"))
         kind, channels = config["_class_name"], config["in_channels"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{folder / FILES[0]} does not describe a diffusers network: {error!r}.") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ModelError(f"{folder / FILES[0]} does not describe a diffusers network: {repr(error)[:300]}.") from error
     if (kind, channels) != ("UNet2DConditionModel", 3 * BLOCK_PX**2):
         raise ModelError(
             f"The denoiser in {folder} must be a UNet2DConditionModel with {3 * BLOCK_PX**2} input channels; "
             f"it is a {kind} with {channels}. Latent-space models cannot be used here."
         )
     from diffusers import UNet2DConditionModel
-    from safetensors.torch import load_file
 
     try:
-        unet = UNet2DConditionModel.from_config(config)
-        unet.load_state_dict(load_file(folder / FILES[1]))
+        _, tensors = read_tensors(folder / FILES[1])
+        check_sizes(config, tensors)
+        with torch.device("meta"):  # no memory before every shape is known to fit
+            unet = UNet2DConditionModel.from_config(config)
+        unet.load_state_dict(tensors, assign=True)
+    except ModelError:
+        raise
     except Exception as error:  # whatever safetensors, torch or diffusers make of a damaged file
-        raise ModelError(f"{folder / FILES[1]} does not hold the weights its config.json describes: {error}") from error
+        raise ModelError(
+            f"{folder / FILES[1]} does not hold the weights its config.json describes: {str(error)[:300]}"
+        ) from error
     return Denoiser(unet, device=device)
 
 

@@ -120,7 +120,10 @@ def read(path: Path) -> Weights:
         config, raw = read_tensors(path)
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} is damaged or cut short ({error}). Download it again.") from error
-    tensors = _unpacked(raw)
+    try:
+        tensors = _unpacked(raw)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}. Download the file again.") from None
     _check(tensors, path, len(raw))
     return Weights(tensors, _heads(config, path, tensors["cls"].shape[-1]))
 
@@ -131,7 +134,7 @@ def _heads(config: dict[str, Any], path: Path, dim: int) -> int:
         if path.name == "model.safetensors" and beside.is_file():
             config |= json.loads(beside.read_text(encoding="utf-8"))
         heads = int(config.get("num_attention_heads") or max(1, dim // HEAD_WIDTH))
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise ModelError(f"{beside} is damaged ({error}). Download it again.") from error
     if heads < 1 or dim % heads:
         raise ModelError(f"Attention heads must divide the width: {path} has {heads} heads for a width of {dim}.")
@@ -152,7 +155,8 @@ def _gated(shapes: dict[str, torch.Size]) -> bool:
     """True when the network's MLP is SwiGLU: two projections in for the width of one out."""
     shapes_of = {parts(name, False)[0]: shape for name, shape in shapes.items() if "mlp" in name and "weight" in name}
     first, last = shapes_of.get("blocks.0.mlp.fc1.weight"), shapes_of.get("blocks.0.mlp.fc2.weight")
-    return first is None or last is None or first[0] == 2 * last[1]
+    # Whatever has other numbers of sides is found out by `_check`.
+    return first is None or last is None or len(first) < 1 or len(last) < 2 or first[0] == 2 * last[1]
 
 
 def _unpacked(raw: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -160,20 +164,25 @@ def _unpacked(raw: dict[str, Tensor]) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for name, tensor in raw.items():
         ours = parts(name, gated)
+        if not tensor.ndim or tensor.shape[0] % len(ours):
+            shape = tuple(tensor.shape)
+            raise ModelError(f"`{name[:80]}` must hold {len(ours)} parts of one size; its shape is {shape}")
         tensors |= zip(ours, tensor.chunk(len(ours)), strict=True)
-    positions = tensors.get("positions")
-    if positions is not None and "cls" in tensors and positions.shape[1] != round(positions.shape[1] ** 0.5) ** 2:
-        tensors["cls"] = tensors["cls"] + positions[:, :1]  # timm's files with registers have done this already
+    positions, cls = tensors.get("positions"), tensors.get("cls")
+    if positions is None or cls is None or positions.ndim != 3 or positions.shape[::2] != cls.shape[::2]:
+        return tensors  # `_check` says what is wrong
+    if positions.shape[1] != round(positions.shape[1] ** 0.5) ** 2:
+        tensors["cls"] = cls + positions[:, :1]  # timm's files with registers have done this already
         tensors["positions"] = positions[:, 1:]
     return tensors
 
 
 def _check(tensors: dict[str, Tensor], path: Path, count: int) -> None:
-    block = [f"{part}.{kind}" for part in ("norm1", "attn.query", "attn.value", "attn.proj", "norm2", "mlp.fc2")
-             for kind in ("weight", "bias")]
-    depth = 1 + max((int(n.split(".")[1]) for n in tensors if re.match(r"blocks\.\d+\.", n)), default=0)
-    expected = ["cls", "positions", "patch.weight", "patch.bias", "norm.weight", "norm.bias"]
-    expected += [f"blocks.{n}.{name}" for n in range(depth) for name in [*block, "ls1.gamma", "ls2.gamma"]]
+    blocks = {name: re.fullmatch(r"blocks\.(\d{1,4})\..+", name) for name in tensors if name.startswith("blocks.")}
+    numbers = [int(match[1]) for match in blocks.values() if match]
+    # A network of that many blocks has more tensors than that.
+    depth = min(1 + max(numbers, default=0), count)
+    expected = _shapes(tensors, depth)
     missing = [name for name in expected if name not in tensors]
     if missing:
         more = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
@@ -181,6 +190,42 @@ def _check(tensors: dict[str, Tensor], path: Path, count: int) -> None:
             f"{path} does not hold a whole DINOv2 network: no `{missing[0]}`{more} among its {count} tensors. "
             "Download model.safetensors of facebook/dinov2-small or a larger one."
         )
-    side = tensors["patch.weight"].shape[-1]
+    for name in blocks:
+        if name not in expected:
+            raise ModelError(f"{path} holds `{name[:80]}`, which no DINOv2 of {depth} blocks has. Take another file.")
+    side = tensors["patch.weight"].shape[-1] if tensors["patch.weight"].ndim else 0
     if side != PATCH_PX:
         raise ModelError(f"DINOv2 has patches of {PATCH_PX} px; the network in {path} has {side} px. Take another.")
+    for name, shape in expected.items():
+        found = tuple(tensors[name].shape)
+        if len(found) != len(shape) or any(a not in (None, b) for a, b in zip(shape, found, strict=True)):
+            wanted = " x ".join("any" if side is None else str(side) for side in shape)
+            raise ModelError(
+                f"{path}: `{name}` must be {wanted}, as its other tensors are; it is {' x '.join(map(str, found))}. "
+                "Download the file again."
+            )
+    places = tensors["positions"].shape[1]
+    if not places or places != round(places**0.5) ** 2:
+        raise ModelError(f"{path}: `positions` must cover a square; it holds {places} places. Download the file again.")
+
+
+def _shapes(tensors: dict[str, Tensor], depth: int) -> dict[str, tuple[int | None, ...]]:
+    """What a whole network of `depth` blocks holds, by name; None is any length."""
+    cls, last = tensors.get("cls"), tensors.get("blocks.0.mlp.fc2.weight")
+    dim = cls.shape[-1] if cls is not None and cls.ndim else 0
+    width = last.shape[1] if last is not None and last.ndim == 2 else 0
+    square = {f"attn.{part}": (dim, dim) for part in ("query", "key", "value", "proj")}
+    first = ("gate", "up") if "blocks.0.mlp.gate.weight" in tensors else ("fc1",)
+    linear = {**square, **{f"mlp.{part}": (width, dim) for part in first}, "mlp.fc2": (dim, width)}
+    block: dict[str, tuple[int | None, ...]] = {
+        **{f"{name}.weight": shape for name, shape in linear.items()},
+        **{f"{name}.bias": shape[:1] for name, shape in linear.items()},
+        **{f"{name}.{kind}": (dim,) for name in ("norm1", "norm2") for kind in ("weight", "bias")},
+        "ls1.gamma": (dim,), "ls2.gamma": (dim,),
+    }  # fmt: skip
+    return {
+        "cls": (1, 1, dim), "positions": (1, None, dim), "patch.weight": (dim, 3, PATCH_PX, PATCH_PX),
+        "patch.bias": (dim,), "norm.weight": (dim,), "norm.bias": (dim,),
+        **({"registers": (1, None, dim)} if "registers" in tensors else {}),
+        **{f"blocks.{n}.{name}": shape for n in range(depth) for name, shape in block.items()},
+    }  # fmt: skip

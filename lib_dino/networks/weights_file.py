@@ -20,12 +20,41 @@ def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
     Raises:
         SafetensorError, OSError: it is missing or damaged.
+        ModelError: a value in it is NaN or infinite.
     """
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
         names = file.keys()
-        return dict(file.metadata() or {}), {name: file.get_tensor(name).float() for name in names}
+        metadata, tensors = dict(file.metadata() or {}), {name: file.get_tensor(name).float() for name in names}
+    for name, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            raise ModelError(f"{path}: `{name[:80]}` holds NaN or infinite values. Get the file again.")
+    return metadata, tensors
+
+
+def check_sizes(described: Any, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse a description of a network that no file with these tensors can be of, before anything is built.
+
+    A width is a side of some tensor, and a number of layers is no more than that of the tensors.
+
+    Args:
+        described: numbers, texts, and lists and dictionaries of them.
+
+    Raises:
+        ValueError: a number is larger than both, not finite, or negative.
+    """
+    most = max([1000, len(tensors), *(side for tensor in tensors.values() for side in tensor.shape)])
+    waiting = [described]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Mapping):
+            waiting += value.values()
+        elif isinstance(value, list | tuple):
+            waiting += value
+            value = len(value)
+        if isinstance(value, int | float) and not 0 <= value <= most:
+            raise ValueError(f"{str(value)[:40]} is no size that fits the tensors")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -65,8 +94,12 @@ def load_net(
             shape: dict[str, Any] = json.loads(metadata[kind])
             if (found := shape.pop("version")) != version:
                 raise ValueError(f"version {found}, not {version}")
-            net = make(**shape)
-            net.load_state_dict(tensors)
+            check_sizes(shape, tensors)
+            with torch.device("meta"):  # no memory before every shape is known to fit
+                net = make(**shape)
+            net.load_state_dict(tensors, assign=True)
             return net.float().eval().requires_grad_(False)
+    except ModelError:
+        raise
     except Exception as error:  # whatever safetensors and torch make of a missing or damaged file
-        raise ModelError(f"{path} {lacks}: {error!r}. {advice}") from error
+        raise ModelError(f"{path} {lacks}: {repr(error)[:300]}. {advice}") from error
