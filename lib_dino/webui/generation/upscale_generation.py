@@ -24,6 +24,7 @@ from .. import memory
 from ..model import model_files
 from ..model.family import ASSUMED, expected_model
 from ..model.model_files import BUILT_IN_MODEL
+from ..model.vae import references_kept
 from ..panel.arguments import Job
 from ..tiles import other_scripts
 from . import images, progress, reports
@@ -169,6 +170,7 @@ class UpscaleGeneration:
         # Ordinary tensors: what is made in inference mode can never carry gradients.
         with (
             torch.inference_mode(False), torch.no_grad(), devices.without_autocast(), _prompt_history_kept(),
+            references_kept(p.sd_model),
             memory.on_device(self._dino, memory.feature_device(), "the feature network") as slower,
         ):  # fmt: skip
             if slower:

@@ -6,6 +6,7 @@ Both cost too much for every model call, and few calls do nearly as much as all;
 from __future__ import annotations
 
 import copy
+import importlib
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -158,7 +159,7 @@ class HostVae:
         from modules import sd_samplers_common
 
         def run() -> Tensor:
-            with repeatable(0), _reference_kept(self._model):
+            with repeatable(0), references_kept(self._model):
                 made: Tensor = sd_samplers_common.images_tensor_to_samples(image.clamp(0, 1), 0, self._model)
             return made.squeeze(2) if made.ndim == 5 else made
 
@@ -186,13 +187,25 @@ class HostVae:
 
 
 @contextmanager
-def _reference_kept(sd_model: Any) -> Iterator[None]:
-    """Forge Neo's models for editing take what is encoded for the next picture's reference."""
-    if not hasattr(sd_model, "ini_latent"):
-        yield
-        return
-    held = sd_model.ini_latent
+def references_kept(sd_model: Any) -> Iterator[None]:
+    """Put back what Forge Neo's models for editing look at beside the latents, whatever is encoded inside the block.
+
+    The latents of the picture that img2img starts from wait on the model for the next prompt, and go with it to the
+    host's arguments when it is encoded. A prompt that the host remembers is not encoded again: the next plain picture
+    would look at what was encoded last.
+    """
+    places = (sd_model, "ini_latent"), (_arguments(), "ref_latents")
+    held = [(place, name, getattr(place, name)) for place, name in places if hasattr(place, name)]
     try:
         yield
     finally:
-        sd_model.ini_latent = held
+        for place, name, value in held:
+            setattr(place, name, value)
+
+
+def _arguments() -> Any:
+    """Of the Forge family, in the middle of a generation; None in other hosts."""
+    try:
+        return getattr(importlib.import_module("backend.args"), "dynamic_args", None)
+    except ImportError:
+        return None

@@ -710,3 +710,22 @@ def test_the_panel_leaves_the_tiles_of_an_upscaling_script_alone_and_says_so(hos
     said = [text for text in p.comments if "left out" in text]
     assert made.images[0].info["parameters"].get("DINO left out for") == (name if left_out else None)
     assert said == ([f"DINO Upscale is left out: {name} enlarges the picture itself."] if left_out else [])
+
+
+@pytest.mark.parametrize("fault", [None, RuntimeError("no")])
+def test_what_models_for_editing_look_at_is_put_back(host, source, monkeypatch, fault):
+    """Forge Neo: the next plain picture's prompt may be remembered, and then nobody sets its reference again."""
+    arguments, own = types.SimpleNamespace(ref_latents=["its own"]), torch.ones(1)
+    monkeypatch.setitem(sys.modules, "backend", types.ModuleType("backend"))
+    monkeypatch.setitem(sys.modules, "backend.args", types.SimpleNamespace(dynamic_args=arguments))
+    host.shared.sd_model.ini_latent = own
+
+    def on_call():
+        arguments.ref_latents, host.shared.sd_model.ini_latent = ["a tile"], None
+        if fault:
+            raise fault
+
+    host.on_call = on_call
+    with pytest.raises(RuntimeError) if fault else contextlib.nullcontext():
+        dropdown(host, source, {"dino_enabled": False})
+    assert arguments.ref_latents == ["its own"] and host.shared.sd_model.ini_latent is own
