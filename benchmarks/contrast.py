@@ -2,9 +2,10 @@
 
 With an adapter the model is asked twice at every call, with this picture's tokens and with another picture's, and the
 difference is added: x0 + w (x0(own) - x0(other)), as classifier-free guidance does with prompts (Ho and Salimans 2022).
-x0 is the denoiser's without the adapter, so what all tokens share cancels: an adapter is fine-tuning, too. The middles of photographs are made small by `--factor` and enlarged again by the
-embedded denoiser with full consistency. The table gives the change of the judges' distances against consistency alone
-at equal detail, as `oracle_guidance` does. Controls: the adapter alone, and its own tokens in a wrong order.
+x0 is the denoiser's without the adapter, so what all tokens share cancels: an adapter is fine-tuning, too. The middles
+of photographs are made small by `--factor` and enlarged again by the embedded denoiser with full consistency. The table
+gives the change of the judges' distances against consistency alone at equal detail, as `oracle_guidance` does.
+Controls: the adapter alone, and its own tokens in a wrong order.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,7 @@ from .fidelity_arms import FalseTokens
 from .fidelity_stats import Row
 from .oracle_guidance import CURVE, figures, table
 from .runs import Wrapped, middle, run
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -103,7 +105,7 @@ class Contrasted(Wrapped):
 
 
 @torch.no_grad()
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> int:
     """Print the table, after every photograph so far."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", nargs="+")
@@ -112,7 +114,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=224, help="of the crops, px, a multiple of the factor")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--denoise", type=float, default=0.5)
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     judges, model, dino = load_judges(options.judges), PixelTileModel(), load_dinov2()
     adapter = load_adapter(None, dino)
     alone = Settings(
@@ -135,7 +137,8 @@ def main() -> None:
         print(f"\n{len(curves)} of {len(truths)} photographs, x{options.factor}", file=sys.stderr)
         print("\n".join(table(curves, rows, ["PSNR", *judges])), file=sys.stderr, flush=True)
     print("\n".join(table(curves, rows, ["PSNR", *judges])))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from lib_dino.measure.drift import DriftMeter
-from lib_dino.measure.quality import psnr
+from lib_dino.measure.quality import detail_ratio, psnr
 from lib_dino.networks.dinov2 import Dinov2, load_dinov2
 from lib_dino.sampling.correction import Codec, Corrector
 from lib_dino.sampling.guidance import guide
@@ -31,7 +31,6 @@ from lib_dino.sampling.pixel_model import PixelTileModel
 from lib_dino.sampling.tile_model import TileBatch, TileModel
 from lib_dino.settings import Settings
 from lib_dino.tiling.resample import resize
-from training.evaluate_denoiser import high
 from training.judges import feature_distance, load_judges
 
 from .fidelity_arms import random_network, unseen
@@ -82,9 +81,8 @@ class OracleGuided(Wrapped):
 
 def figures(result: Tensor, truth: Tensor, judges: dict[str, Any]) -> Row:
     """Detail relative to the original's, PSNR in dB, and the judges' distances."""
-    a, b = (x[0].permute(1, 2, 0).double().numpy() for x in (result, truth))
     return {
-        "HF": float((high(a) ** 2).mean() / (high(b) ** 2).mean()), "PSNR": float(psnr(result, truth)),
+        "HF": detail_ratio(result, truth), "PSNR": psnr(result, truth),
         **{name: feature_distance(judge, result, truth) for name, judge in judges.items()},
     }  # fmt: skip
 
@@ -98,14 +96,14 @@ def table(curves: Sequence[list[Row]], rows: dict[str, list[Row]], names: Sequen
             pairs = [(row[name], at_detail(curve, name, row["HF"])) for row, curve in zip(found, curves, strict=False)]
             moved = change(pairs, name)
             unit = (100.0, " %") if name != "PSNR" else (1.0, " dB")
-            mean, low, high_ = (unit[0] * value for value in (moved.mean, moved.low, moved.high))
-            cells.append(f"{mean:+.1f}{unit[1]} ({low:+.1f} to {high_:+.1f})")
+            mean, low, high = (unit[0] * value for value in (moved.mean, moved.low, moved.high))
+            cells.append(f"{mean:+.1f}{unit[1]} ({low:+.1f} to {high:+.1f})")
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 
 
 @torch.no_grad()
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> int:
     """Print the table, after every photograph so far."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", nargs="+")
@@ -115,7 +113,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--denoise", type=float, default=0.5)
     parser.add_argument("--bfloat16", action="store_true")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     judges, inner = load_judges(options.judges), PixelTileModel()
     model: TileModel = HalfPrecision(inner) if options.bfloat16 else inner
     dino = load_dinov2()
@@ -141,7 +139,8 @@ def main() -> None:
         print(f"\n{len(curves)} of {len(options.photos)} photographs, x{options.factor}", file=sys.stderr)
         print("\n".join(table(curves, rows, ["PSNR", *judges])), file=sys.stderr, flush=True)
     print("\n".join(table(curves, rows, ["PSNR", *judges])))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -12,6 +12,7 @@ from PIL import Image
 
 from benchmarks import (
     bound,
+    contrast,
     denoise_map,
     detection,
     fidelity,
@@ -19,6 +20,7 @@ from benchmarks import (
     flops,
     gpu_host,
     host_time,
+    oracle_guidance,
     repair,
     runs,
     seams,
@@ -28,6 +30,7 @@ from benchmarks import (
 from benchmarks.fidelity_arms import Arm, Lab, Plant, arms, disk
 from lib_dino import Settings, upscale
 from lib_dino.networks.dinov2 import load_dinov2
+from lib_dino.sampling import guidance
 from lib_dino.sampling.pixel_model import PixelTileModel
 
 FOLDER = Path(runs.__file__).parent
@@ -97,6 +100,32 @@ def test_repair_by_drift_alone_has_no_detector(tmp_path):
     with_it = load_calibration(load_dinov2())
     assert alone.thresholds.bound == with_it.thresholds.bound and alone.thresholds.alarm is None
     assert alone.detector is None and with_it.detector is not None
+
+
+ROW = r"\| [\d.]+ \| [+-][\d.]+ dB \([+-][\d.]+ to [+-][\d.]+\) \|"
+
+
+def test_oracle_guidance_is_led_by_the_original(photos, capsys, monkeypatch):
+    led = []
+
+    def noted(clean, ratio, **given):
+        led.append(given["target"].features.shape[-2:])
+        return guidance.guide(clean, ratio, **given)
+
+    monkeypatch.setattr(oracle_guidance, "guide", noted)
+    assert oracle_guidance.main([photos[0], *TINY, "--factor", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == [
+        "| oracle", "| oracle, three steps a call", "| oracle, random weights",
+    ]  # fmt: skip
+    assert all(re.search(ROW, line) for line in lines[2:]) and set(led) == {(16, 16)}
+    assert len({line.split("|")[3] for line in lines[2:]}) > 1
+
+
+def test_contrast_shows_both_pictures_and_its_control_differs(photos, capsys):
+    assert contrast.main([*photos, "--side", "64", "--steps", "3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 + len(contrast.ARMS) and all(re.search(ROW, line) for line in lines[2:])
 
 
 def test_seams(photos, capsys):
