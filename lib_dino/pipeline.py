@@ -135,16 +135,16 @@ def compare(
     """The same picture with ever more of the product switched on, same seed; arguments as for `upscale`.
 
     Returns:
-        Results by label: Lanczos, plain img2img, consistency alone, and the settings as given.
+        Results by label: Lanczos, plain img2img, the settings as given; before these, where features play a part in
+        them, the same without.
     """
     picture, settings = _open(source), _seeded(settings or Settings())
     model = _model(model)
     dino = dino or _features(settings.dino_model or None)
-    arms = {
-        "Plain img2img": settings.replace(**_AS_IT_COMES),
-        "Consistency alone": settings.replace(**_UNGUIDED),
-        "With DINO guidance": settings,
-    }
+    arms = {"Plain img2img": settings.replace(**_AS_IT_COMES)}
+    if settings.guides or settings.conditions or settings.repair_tries or settings.max_drift:
+        arms["Without DINO"] = settings.replace(**_UNGUIDED)
+    arms["Your settings"] = settings
     results = {"Lanczos": _lanczos(picture, settings, model, dino)}
     for label, arm in arms.items():
         results[label] = upscale(picture, arm, model=model, dino=dino, measure=True, progress=progress)

@@ -87,7 +87,8 @@ class Settings:
         group="Fidelity", argument=12, flag="--no-dino",
     )
     dino_strength: float = declare(
-        0.5, "DINO strength", "DINO strength", "Sets how strongly DINOv2 features guide; 0 = off.",
+        0.5, "DINO strength", "DINO strength",
+        "Sets how strongly DINOv2 features guide where source consistency is below 1; 0 = off.",
         group="Strength", argument=13, low=0.0, high=1.0, step=0.05,
     )
     dino_model: str = declare(
@@ -150,8 +151,12 @@ class Settings:
 
     @property
     def guides(self) -> bool:
-        """True where DINO features guide the tiles."""
-        return self.dino_enabled and self.dino_strength > 0
+        """True where DINO features guide the tiles.
+
+        Never at full consistency: what guidance by features could add to it is below 3 % even with the features of the
+        original, and below what random weights add (docs/dino-strength.md).
+        """
+        return self.dino_enabled and self.dino_strength > 0 and self.consistency < 1
 
     @property
     def conditions(self) -> bool:

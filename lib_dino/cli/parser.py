@@ -90,6 +90,9 @@ def _upscale(args: argparse.Namespace) -> int:
     sources = find_pictures(args.inputs)
     suffix = size_suffix(settings)
     jobs = plan_jobs(sources, args.out, suffix, report=args.report, sheet=args.compare, maps=args.map)
+    if getattr(args, "dino_strength", 0) and settings.dino_enabled and not (settings.guides or args.quiet):
+        note = "--dino-strength does nothing at full source consistency. Lower --consistency to have it act."
+        say(f"note: {note}", error=True)
     return batch.run(jobs, Options(settings, args.model, args.force, args.quiet))
 
 
@@ -155,7 +158,7 @@ def _settings(args: argparse.Namespace) -> Settings:
 
 
 def _parser() -> argparse.ArgumentParser:
-    description = "Upscale pictures tile by tile with a diffusion model, guided by DINOv2 features of the source."
+    description = "Upscale pictures tile by tile with a diffusion model, and keep them what they are."
     parser = _Parser(prog="python -m lib_dino", description=description, **_FORM)
     parser.add_argument("--version", action="version", version=f"DINO Upscale {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -221,7 +224,7 @@ def _add_upscale(parser: _Parser) -> None:
     )
     group.add_argument(
         "--compare", action="store_true",
-        help="also write NAME_compare.png: Lanczos, plain img2img, consistency alone, the result",
+        help="also write NAME_compare.png: Lanczos, plain img2img, the result",
     )
     group.add_argument("--force", action="store_true", help="replace files that exist")
     group.add_argument("--quiet", action="store_true", help="no progress bar, no notes")

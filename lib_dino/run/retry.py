@@ -25,8 +25,7 @@ from ..settings import MAX_SEED
 from ..tiling.plan import Tile
 
 DENOISE_FACTOR: Final = 0.8
-STRENGTH_STEP: Final = 0.25
-"""From one retry to the next: denoise times the one, guidance plus the other. Chosen, not fitted."""
+"""From one retry to the next. Chosen, not fitted."""
 
 LEAST_DETAIL: Final = 0.8
 """A retried tile keeps at least this share of the first attempt's high-frequency energy. Chosen, not fitted."""
@@ -51,15 +50,10 @@ class AttemptSettings:
     strength: float
     consistency: float
 
-    def next(self, *, guides: bool) -> AttemptSettings:
-        """Settings of the next retry: other noise and full consistency, then ever less denoise and more guidance."""
-        return AttemptSettings(
-            self.number + 1,
-            (self.seed + 1) % (MAX_SEED + 1),
-            self.denoise * (DENOISE_FACTOR if self.number else 1.0),
-            min(1.0, self.strength + STRENGTH_STEP) if guides else self.strength,
-            1.0,
-        )
+    def next(self) -> AttemptSettings:
+        """Settings of the next retry: other noise and full consistency, then ever less denoise."""
+        denoise = self.denoise * (DENOISE_FACTOR if self.number else 1.0)
+        return dataclasses.replace(self.reseeded(), denoise=denoise, consistency=1.0)
 
     def reseeded(self) -> AttemptSettings:
         """The same with other noise."""

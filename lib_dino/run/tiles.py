@@ -185,7 +185,7 @@ class TileSampler:
 
     def next_attempt(self, how: AttemptSettings) -> AttemptSettings:
         """Settings of the next retry, with a denoise that the model can work with."""
-        following = how.next(guides=self.job.settings.guides)
+        following = how.next()
         return following if self._is_possible(following) else dataclasses.replace(following, denoise=how.denoise)
 
     def _is_possible(self, how: AttemptSettings) -> bool:
@@ -232,7 +232,8 @@ class TileSampler:
 
     def _corrections(self, tile: Tile, how: AttemptSettings) -> TileCorrections:
         operators, reference = self.job.operators(tile), self.job.reference
-        meter = self.job.meter if self.job.settings.guides and operators.covers_source else None
+        guides = self.job.settings.guides and how.consistency < 1
+        meter = self.job.meter if guides and operators.covers_source else None
         corrections = TileCorrections(reference.image, operators, how.consistency, reference.threshold)
         if meter is None:
             return corrections

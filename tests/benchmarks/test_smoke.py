@@ -26,6 +26,7 @@ from benchmarks import (
     seams,
     skip,
     sparing,
+    veto,
 )
 from benchmarks.fidelity_arms import Arm, Lab, Plant, arms, disk
 from lib_dino import Settings, upscale
@@ -126,6 +127,20 @@ def test_contrast_shows_both_pictures_and_its_control_differs(photos, capsys):
     assert contrast.main([*photos, "--side", "64", "--steps", "3"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 + len(contrast.ARMS) and all(re.search(ROW, line) for line in lines[2:])
+
+
+def test_veto_takes_back_what_the_detector_finds_and_no_more(photos, capsys, monkeypatch):
+    arguments = [*photos, "--side", "64", "--steps", "6"]
+
+    def run(found):
+        monkeypatch.setattr(veto, "probability", lambda dino, image, small, plain: torch.full((4, 4), found))
+        assert veto.main(arguments) == 0
+        return [[float(x) for x in re.findall(r"0\.\d+|1\.000", line)] for line in capsys.readouterr().out.splitlines()]
+
+    (left, kept), *_, (left_shuffled, kept_shuffled) = run(0.0)
+    assert left == left_shuffled > 0 and kept == kept_shuffled == 1
+    everywhere = run(1.0)
+    assert everywhere[0] == [left, 1] and everywhere[2][0] < 0.5 * left and everywhere[2][1] < everywhere[1][1] < 1
 
 
 def test_seams(photos, capsys):

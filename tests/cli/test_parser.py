@@ -440,3 +440,13 @@ def test_a_reader_that_has_seen_enough_gets_no_traceback():
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 141
+
+
+def test_a_strength_that_cannot_act_says_so(calls, photo, tmp_path, capsys):
+    note = "--dino-strength does nothing at full source consistency"
+    for number, (flags, said) in enumerate([
+        ((), False), (("--dino-strength", "1"), True), (("--dino-strength", "1", "--consistency", "0.9"), False),
+        (("--dino-strength", "0"), False), (("--dino-strength", "1", "--quiet"), False),
+    ]):  # fmt: skip
+        assert run("upscale", photo, "-o", tmp_path / f"{number}.png", *flags) == 0
+        assert (note in capsys.readouterr().err) is said, flags

@@ -168,9 +168,10 @@ def test_noise_is_measured_where_the_picture_is_quiet(generator):
 @pytest.mark.parametrize(
     ("settings", "asked", "needs"),
     [
-        ({}, {}, True),
-        ({"dino_strength": 0.0}, {}, False),
-        ({"dino_enabled": False}, {}, False),
+        ({}, {}, False),
+        ({"consistency": 0.9}, {}, True),
+        ({"consistency": 0.9, "dino_strength": 0.0}, {}, False),
+        ({"consistency": 0.9, "dino_enabled": False}, {}, False),
         ({"dino_enabled": False, "repair_tries": 1}, {}, True),
         ({"dino_enabled": False, "max_drift": 0.1}, {}, True),
         ({"dino_enabled": False, "skip_flat": True}, {}, True),

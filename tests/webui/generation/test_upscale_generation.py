@@ -123,16 +123,24 @@ def test_the_always_on_panel_puts_everything_back(host, source):
 
 def test_strength_nought_is_bitwise_off_and_strength_acts(host, source):
     off, nought, half, full = (
-        pixels(dropdown(host, source, s)[0])
+        pixels(dropdown(host, source, {**s, "consistency": 0.5})[0])
         for s in ({"dino_enabled": False}, {"dino_strength": 0}, {"dino_strength": 0.5}, {"dino_strength": 1})
     )
     assert off == nought
     assert len({off[0], half[0], full[0]}) == 3
 
 
+def test_at_full_consistency_guidance_is_not_even_loaded(host, source, monkeypatch):
+    off, _ = dropdown(host, source, {"dino_enabled": False})
+    monkeypatch.setattr(weights, "load", lambda name: pytest.fail("the feature network was loaded"))
+    assert pixels(dropdown(host, source, {"dino_strength": 1, "consistency": 1})[0]) == pixels(off)
+
+
 @pytest.mark.parametrize("sampler", ["Euler", "Euler a", "DDIM", "DPM++ SDE"])
 def test_guidance_acts_with_every_kind_of_sampler_and_stays_small(host, source, sampler):
-    off, on = (dropdown(host, source, {"dino_strength": s}, sampler_name=sampler)[0] for s in (0, 1))
+    off, on = (
+        dropdown(host, source, {"dino_strength": s, "consistency": 0.5}, sampler_name=sampler)[0] for s in (0, 1)
+    )
     difference = np.abs(np.array(off.images[0]).astype(int) - np.array(on.images[0]))
     assert 0 < difference.max() < 100
 
@@ -273,7 +281,7 @@ def test_a_failing_guidance_is_logged_once_and_ends_the_run_aloud(host, source, 
 
     monkeypatch.setattr("lib_dino.sampling.correction.guide", fail)
     with pytest.raises(GuidanceError, match=str(error)):
-        dropdown(host, source, {})
+        dropdown(host, source, {"consistency": 0.5})
     assert len([r for r in caplog.records if "DINO guidance stopped" in r.message]) == 1
     assert host.callbacks.before == host.callbacks.after == []
 
@@ -646,7 +654,7 @@ def test_latents_that_nobody_has_colours_for_are_said_to_be_unknown(host, source
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_goes_through_every_hook(host, source, dtype):
-    settings = {"scale_factor": 1.7, "dino_strength": 1.0, "clean_source": 0}
+    settings = {"scale_factor": 1.7, "dino_strength": 1.0, "consistency": 0.5, "clean_source": 0}
     single, _ = dropdown(host, source, settings)
     vars(host.shared.opts)[weights.OPTION_VAE] = True
     exact, _ = dropdown(host, source, settings)
@@ -675,7 +683,7 @@ def test_the_feature_network_is_on_the_hosts_device_while_pictures_are_made(host
 
     host.on_call = failing if fault else None
     with pytest.raises(RuntimeError) if fault else contextlib.nullcontext():
-        dropdown(host, source, {"dino_strength": 1.0})
+        dropdown(host, source, {"dino_strength": 1.0, "consistency": 0.5})
     assert [entry[:2] for entry in sent] == [(dino, "cuda"), (dino, "cpu")]
     assert sent[0][2] == 0 and sent[1][2] == len(host.seen)
     assert bool(host.seen) is not bool(fault)
