@@ -62,8 +62,12 @@ class Arm:
     tokens: str = "true"
 
 
+NEARLY_FULL = 0.999
+"""Consistency at which guidance is still run."""
+
+
 def _dino(strength: float, **more: Any) -> Arm:
-    return Arm({"dino_strength": strength, "adapter_strength": 0.0}, **more)
+    return Arm({"dino_strength": strength, "adapter_strength": 0.0, "consistency": NEARLY_FULL}, **more)
 
 
 def arms(*, adapter: bool) -> dict[str, Arm]:
