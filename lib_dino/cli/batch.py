@@ -45,9 +45,10 @@ class Options:
 
 
 def say(line: str, *, error: bool = False) -> None:
-    """Print a line at once."""
+    """Print a line at once; names that the terminal cannot show are escaped."""
     stream = sys.stderr if error else sys.stdout
-    stream.write(f"{line}\n")
+    encoding = stream.encoding or "utf-8"
+    stream.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
     stream.flush()
 
 

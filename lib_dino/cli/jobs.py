@@ -48,12 +48,12 @@ def find_pictures(inputs: Sequence[str]) -> list[Path]:
     A name that does not exist is passed on, to be reported when its turn comes. Each file comes once.
 
     Raises:
-        UsageError: a folder or a pattern gives nothing.
+        UsageError: a folder or a pattern gives nothing, or a folder cannot be read.
     """
     pictures: dict[str, Path] = {}
     for text in inputs:
         if os.path.isdir(text):
-            paths = sorted(p for p in Path(text).iterdir() if p.suffix.lower() in READABLE and p.is_file())
+            paths = _pictures_in(Path(text))
         elif glob.has_magic(text) and not os.path.exists(text):
             paths = [Path(p) for p in sorted(glob.glob(text)) if os.path.isfile(p)]
         else:
@@ -63,6 +63,13 @@ def find_pictures(inputs: Sequence[str]) -> list[Path]:
         for path in paths:
             pictures.setdefault(os.path.realpath(path), path)
     return list(pictures.values())
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    try:
+        return sorted(p for p in folder.iterdir() if p.suffix.lower() in READABLE and p.is_file())
+    except OSError as error:
+        raise UsageError(f"The folder {folder} cannot be read: {error.strerror or error}.") from error
 
 
 def size_suffix(settings: Settings) -> str:

@@ -36,6 +36,7 @@ exit codes:
   2    the command line or a setting is wrong; nothing was done
   3    nothing could be done: every picture failed, or a model could not be loaded
   130  stopped by Ctrl-C; finished pictures stay, no half-written file is left
+  143  the same, by SIGTERM
 """
 _EXAMPLES: Final = """\
 examples:

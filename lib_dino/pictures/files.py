@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 import struct
+import time
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -17,7 +19,7 @@ from typing import Final
 
 from PIL import Image, UnidentifiedImageError
 
-from ..errors import ImageError
+from ..errors import DinoError, ImageError
 
 MAX_PIXELS: Final = 1_000_000_000
 FORMATS: Final = {
@@ -55,8 +57,13 @@ def open_picture(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
         ) from None
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from None
-    except DAMAGED as error:
-        raise ImageError(f"{path} is damaged or cut short: {error}. Get the file again.") from None
+    except MemoryError:
+        raise ImageError(f"{path}: there is not enough memory to read it. Cut it into parts.") from None
+    except DinoError:
+        raise
+    except Exception as error:  # whatever a decoder makes of a damaged file
+        said = str(error)[:300] or type(error).__name__
+        raise ImageError(f"{path} is damaged or cut short: {said}. Get the file again.") from None
 
 
 def read_settings_text(path: str | os.PathLike[str]) -> str:
@@ -158,7 +165,21 @@ def exif_bytes(source: bytes | None, *, size: tuple[int, int], text: str, kind: 
 
 
 def _temporary(path: Path) -> Path:
+    _sweep(path.parent)
     return path.with_name(f".dino-upscale-{os.getpid()}{path.suffix}.tmp")
+
+
+_TEMPORARY: Final = re.compile(r"\.dino-upscale-(\d{1,9})(?:\.\w+)?\.tmp")
+_STALE_S: Final = 3600
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed processes have left half written: their files have changed for an hour no more."""
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(folder):
+            found = _TEMPORARY.fullmatch(entry.name)
+            if found and int(found[1]) != os.getpid() and time.time() - entry.stat().st_mtime > _STALE_S:
+                os.unlink(entry.path)
 
 
 def _unwritable(path: Path, error: OSError) -> ImageError:

@@ -10,8 +10,9 @@ from typing import Final
 from ..settings import INFOTEXT_VERSION_KEY, Settings
 from ..version import __version__
 
-# The WebUI's own pattern: a key, then a JSON string or anything up to the next comma.
-_PARAMETER: Final = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+# The WebUI's own pattern: a key, then a JSON string or anything up to the next comma. Keys are bounded, so that a
+# text without a colon takes a moment and not minutes.
+_PARAMETER: Final = re.compile(r'(\w[\w \-/]{1,99}):[^\S\n]{0,99}("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 _NEGATIVE: Final = "Negative prompt:"
 _LEAST_PARAMETERS: Final = 3  # fewer in the last line and it is part of the prompt
 

@@ -1,7 +1,7 @@
 """Where our networks run, and the room that the host's memory manager makes for them.
 
 The Forge family has a memory manager: it moves models off the card when it is told how much is needed. A1111 has none,
-so there a network that does not fit stays on the CPU.
+so there a network that does not fit stays on the CPU. Loads without torch: the settings page needs a name from here.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import importlib
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import torch
-from torch import nn
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 log = logging.getLogger("dino_upscale")
 
@@ -29,6 +30,7 @@ _ROOM: Final = 1.3
 
 def host_device() -> torch.device:
     """Where the host samples."""
+    import torch
     from modules import shared
 
     return torch.device(shared.device)
@@ -36,6 +38,7 @@ def host_device() -> torch.device:
 
 def feature_device() -> torch.device:
     """Where the feature network runs: what the settings page says, else where the host samples."""
+    import torch
     from modules import shared
 
     chosen = str(shared.opts.data.get(OPTION_DEVICE, "") or "Automatic")
@@ -56,6 +59,8 @@ def on_device(network: nn.Module | None, device: torch.device, what: str) -> Ite
     Yields:
         A sentence about a network that stays on the CPU; else empty.
     """
+    import torch
+
     if network is None or device.type == "cpu":
         yield ""
         return
@@ -96,6 +101,8 @@ def pushes_out(vae: Any, shape: tuple[int, ...]) -> str:
     Its memory manager makes room for what is asked for by moving other models off the card, and the sampling would
     then run on what was moved.
     """
+    import torch
+
     device = torch.device(vae.device)
     manager = _manager()
     if device.type == "cpu" or manager is None:
@@ -121,6 +128,8 @@ def _manager() -> Any:
 
 
 def _move(network: nn.Module, device: torch.device) -> None:
+    import torch
+
     # Weights made or moved in inference mode could carry no gradients through the network.
     with torch.inference_mode(False):
         network.to(device)

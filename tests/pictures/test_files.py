@@ -192,3 +192,34 @@ def test_files_are_checked_without_torch():
     probe = "import sys, lib_dino.pictures.files; print('torch' in sys.modules, 'PIL' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "True"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("codec"), MemoryError(), AssertionError(), RecursionError()])
+def test_whatever_a_decoder_raises_is_one_sentence(tmp_path, monkeypatch, error):
+    path = tmp_path / "a.png"
+    Image.new("RGB", (4, 4)).save(path)
+
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(Image.Image, "convert", fail)
+    said = "memory" if isinstance(error, MemoryError) else "damaged"
+    with pytest.raises(ImageError, match=said) as caught, open_picture(path) as image:
+        image.convert("RGB")
+    assert "a.png" in str(caught.value)
+
+
+def test_what_killed_processes_left_half_written_is_removed_after_an_hour(tmp_path):
+    old, fresh, own, other = (
+        tmp_path / name for name in (
+            ".dino-upscale-99999991.png.tmp", ".dino-upscale-99999992.png.tmp", f".dino-upscale-{os.getpid()}.png.tmp",
+            ".dino-upscale-x.png.tmp",
+        )
+    )  # fmt: skip
+    for path in (old, fresh, own, other):
+        path.write_bytes(b"half")
+    for path in (old, own, other):
+        os.utime(path, (0, 0))
+    with new_file(tmp_path / "result.jpg") as path:
+        path.write_bytes(b"whole")
+    assert set(tmp_path.iterdir()) == {fresh, own, other, tmp_path / "result.jpg"}

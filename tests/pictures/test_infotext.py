@@ -1,5 +1,6 @@
 import random
 import re
+import time
 
 import pytest
 
@@ -78,3 +79,11 @@ def test_texts_with_parts_missing_are_read_as_far_as_they_go(text, found):
 
 def test_a_broken_quotation_is_kept_as_it_is():
     assert parse_infotext('Steps: 1, Seed: 2, Model: "\\x", Size: 1x1')["Model"] == '"\\x"'
+
+
+@pytest.mark.parametrize("text", ["a" * 10**6, "a " * 10**6, " " * 10**6, "a:" * 10**6, 'a b: "' * 10**5, "\\" * 10**6,
+                                  "Steps: 1, " * 10**5, '"' * 10**6], ids=lambda text: text[:8])  # fmt: skip
+def test_long_texts_take_a_moment(text):
+    started = time.perf_counter()
+    parse_infotext(text)
+    assert time.perf_counter() - started < 5
