@@ -40,7 +40,7 @@ class ProgressCounter:
 
     def __init__(self, tiles: int, calls: int, on_progress: OnProgress | None) -> None:
         self._tiles, self._planned, self._on_progress = tiles, calls, on_progress
-        self.calls = self.finished = self.redone = 0
+        self.calls = self.finished = self.redone = self.splits = 0
 
     def plan_more(self, calls: int) -> None:
         """Expect further model calls."""

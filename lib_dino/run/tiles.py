@@ -48,6 +48,7 @@ class SampledTiles:
         calls: model calls.
         stopped: the user asked to stop before the last tile.
         skipped: open tiles that were left alone, because nothing in them wants repainting.
+        splits: how often a batch did not fit into memory and was halved.
     """
 
     image: Tensor
@@ -55,6 +56,7 @@ class SampledTiles:
     calls: int = 0
     stopped: bool = False
     skipped: tuple[Tile, ...] = ()
+    splits: int = 0
 
     @property
     def redone(self) -> int:
@@ -97,7 +99,7 @@ def sample_tiles(
             if stopped:
                 break
     image = canvas.result()[..., :height, :width]
-    return SampledTiles(image, tuple(done), counter.calls, stopped, tuple(skipped))
+    return SampledTiles(image, tuple(done), counter.calls, stopped, tuple(skipped), counter.splits)
 
 
 def planned_calls(job: Prepared, model: TileModel, tiles: int) -> int:
@@ -157,7 +159,32 @@ class TileSampler:
     def sample(
         self, tiles: Sequence[Tile], how: AttemptSettings, counter: ProgressCounter, *, finishing: int = 0
     ) -> list[Attempt] | None:
-        """Sample `tiles` in one go; None when the user asked to stop."""
+        """Sample `tiles` in one go, or in halves where memory is short; None when the user asked to stop.
+
+        Args:
+            finishing: tiles of the batch that end with these, themselves included; 0 for a retry.
+        """
+        try:
+            return self._at_once(tiles, how, counter, finishing)
+        except Exception as error:
+            if len(tiles) == 1 or not faults.is_out_of_memory(error):
+                raise
+        # Outside of the handler: the error holds on to everything that was being worked on.
+        faults.free_memory()
+        counter.splits += 1
+        counter.plan_more(self.model.calls(how.denoise, self.job.settings.steps))
+        done: list[Attempt] = []
+        for half in (tiles[: len(tiles) // 2], tiles[len(tiles) // 2 :]):
+            ended = finishing - len(tiles) + len(done) + len(half)
+            attempts = self.sample(half, how, counter, finishing=ended if finishing else 0)
+            if attempts is None:
+                return None
+            done += attempts
+        return done
+
+    def _at_once(
+        self, tiles: Sequence[Tile], how: AttemptSettings, counter: ProgressCounter, finishing: int
+    ) -> list[Attempt] | None:
         started = time.perf_counter()
         batch = self._batch(tiles, how)
         corrector = BatchCorrector([self._corrections(tile, how) for tile in tiles])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from made import FakeModel, ran
 
-from lib_dino.run.faults import is_valid
+from lib_dino.run.faults import is_out_of_memory, is_valid
 from lib_dino.settings import Settings
 from lib_dino.tiling.resample import resize
 
@@ -103,3 +103,51 @@ def test_a_dark_tile_may_stay_dark():
     assert is_valid(black, dark)
     assert not is_valid(black, torch.full((1, 3, 8, 8), 0.5))
     assert is_valid(torch.full((1, 3, 8, 8), 0.02), torch.full((1, 3, 8, 8), 0.5))
+
+
+class Narrow(Faulty):
+    """Has memory for so many tiles at once."""
+
+    def __init__(self, most, error, faults=()):
+        super().__init__(faults)
+        self.most, self.error = most, error
+
+    def answer(self, tiles, noise):
+        if len(tiles) > self.most:
+            raise self.error
+        return super().answer(tiles, noise)
+
+
+OUT_OF_MEMORY = [
+    torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), MemoryError(),
+    RuntimeError("MPS backend out of memory (MPS allocated: 8 GB)"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("most", [1, 2])
+def test_a_batch_that_does_not_fit_into_memory_is_halved_and_the_picture_is_the_same(source, error, most):
+    narrow = run(source, Narrow(most, error), tile_batch_size=4)
+    assert torch.equal(narrow.image, run(source, Faulty(()), tile_batch_size=4).image)
+    assert [shape[0] for shape in narrow.model.batches][:3] == ([4, 2, 1] if most == 1 else [4, 2, 2])
+    assert any("smaller batches" in text for text in narrow.events)
+    assert narrow.steps[-1].tile == len(narrow.plan)
+
+
+def test_faults_in_a_halved_batch_are_still_seen(source):
+    task = run(source, Narrow(1, MemoryError(), faults={1}), tile_batch_size=4)
+    assert torch.equal(task.image, run(source, Faulty(())).image)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("shape '[2]' is invalid"), KeyError("memory")])
+def test_what_halving_cannot_help_is_raised(source, error):
+    with pytest.raises(type(error)):
+        run(source, Narrow(0, error), tile_batch_size=4)
+
+
+def test_memory_is_known_by_its_cause_too():
+    wrapped = RuntimeError("DINO guidance stopped")
+    wrapped.__cause__ = OUT_OF_MEMORY[0]
+    assert is_out_of_memory(wrapped) and all(map(is_out_of_memory, OUT_OF_MEMORY))
+    assert not is_out_of_memory(RuntimeError("the memory format is wrong"))
