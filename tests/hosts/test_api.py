@@ -234,7 +234,7 @@ def test_a_sampler_that_would_return_noise_is_refused(host):
 
 
 def test_endless_jobs_are_refused(host):
-    answer = host.dropdown({"scale_factor": 8, "tile_size": 64, "overlap": 56}, source=picture(512, 512))
+    answer = host.dropdown({"scale_factor": 8, "tile_size": 64, "overlap": 56}, source=picture(768, 768))
     assert answer.status == 422 and "tile_size" in answer.text
 
 
