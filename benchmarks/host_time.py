@@ -51,7 +51,7 @@ ARMS = {
     "off": {},
     "off, batch 4": {"tile_batch_size": 4},
     "consistency": {"consistency": 1.0},
-    "guided": {"dino_enabled": True, "consistency": 1.0},
+    "guided": {"dino_enabled": True, "consistency": 0.5},
 }
 
 
