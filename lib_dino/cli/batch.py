@@ -17,7 +17,7 @@ from ..errors import DinoError, ImageError, Interrupted, ModelError, SettingsErr
 from ..pictures.files import check_writable
 from ..settings import Settings
 from ..webui_settings import all_knobs
-from .jobs import Job, prepare
+from .jobs import Job, is_finished, prepare
 
 if TYPE_CHECKING:
     from ..pipeline import Result
@@ -53,7 +53,7 @@ def say(line: str, *, error: bool = False) -> None:
 
 
 def run(jobs: Sequence[Job], options: Options) -> int:
-    """Do the jobs; what fails is reported and the others go on.
+    """Do the jobs; what fails is reported and the others go on. What is finished already is left alone.
 
     Returns:
         The exit code.
@@ -62,8 +62,13 @@ def run(jobs: Sequence[Job], options: Options) -> int:
         ModelError: a network cannot be loaded, so that no job can be done.
     """
     codes = []
+    skips = not options.force and options.model is None
     for job, error in [(job, _unwritable(job, options.force)) for job in jobs]:
         try:
+            if skips and is_finished(job, options.settings):
+                say(f"{job.source}: {job.out} is there already, made with these settings. --force makes it again.")
+                codes.append(DONE)
+                continue
             if error:
                 raise error
             say(_run_one(job, options))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import glob
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import DinoError, ImageError
-from ..pictures.files import FORMATS, READABLE, check_new_file, check_writable
+from ..pictures.files import FORMATS, READABLE, check_new_file, check_writable, open_picture, read_settings_text
+from ..pictures.infotext import parse_infotext
 from ..report.write import page_beside
-from ..settings import Settings
+from ..settings import INFOTEXT_FAULTY_KEY, INFOTEXT_STOPPED_KEY, INFOTEXT_VERSION_KEY, Settings
 
 
 class UsageError(DinoError):
@@ -20,10 +22,15 @@ class UsageError(DinoError):
 
 @dataclass(frozen=True)
 class Job:
-    """One picture to upscale, and every file to write for it."""
+    """One picture to upscale, and every file to write for it.
+
+    Attributes:
+        named: the caller named the result's file, and did not leave its name to us.
+    """
 
     source: Path
     out: Path
+    named: bool = False
     report: Path | None = None
     page: Path | None = None
     sheet: Path | None = None
@@ -107,13 +114,14 @@ def plan_jobs(
             "Leave FILE away to get a report beside each result."
         )
     folder = _is_folder(out, len(sources))
+    names = _names(sources)
     jobs = []
     for source in sources:
-        target = Path(out) / f"{source.stem}{suffix}.png" if folder else Path(out)
+        target = Path(out) / f"{names[source]}{suffix}.png" if folder else Path(out)
         beside = target.with_suffix(".json") if report == "" else None
         figures = Path(report) if report else beside
         jobs.append(Job(
-            source, target, figures,
+            source, target, not folder, figures,
             page=figures and page_beside(figures),
             sheet=target.with_name(f"{target.stem}_compare.png") if sheet else None,
             map=target.with_name(f"{target.stem}_map.png") if maps else None,
@@ -121,6 +129,48 @@ def plan_jobs(
         ))  # fmt: skip
     _check_collisions(jobs)
     return jobs
+
+
+def _names(sources: Sequence[Path]) -> dict[Path, str]:
+    """A name for the result of each source: its own, where others have it too with its ending, then with a number.
+
+    >>> list(_names([Path("a.png"), Path("b.png"), Path("b.jpg"), Path("old/b.jpg")]).values())
+    ['a', 'b_png', 'b_jpg', 'b_jpg_2']
+    """
+    stems = Counter(source.stem.lower() for source in sources)
+    names: dict[Path, str] = {}
+    taken: set[str] = set()
+    for source in sources:
+        alone = stems[source.stem.lower()] == 1
+        wanted = name = source.stem if alone else f"{source.stem}_{source.suffix[1:].lower()}"
+        number = 1
+        while name.lower() in taken:  # in a folder that tells no capitals apart they are one
+            number += 1
+            name = f"{wanted}_{number}"
+        taken.add(name.lower())
+        names[source] = name
+    return names
+
+
+def is_finished(job: Job, settings: Settings) -> bool:
+    """Whether all of a job's files are there, and its result was made whole, of this source, with these settings.
+
+    Of this source is what bears its name in a folder of results, is no older and has the size that it should have. A
+    seed that is to be drawn agrees with any.
+    """
+    if job.named or not all(path.is_file() for path in job.files):
+        return False
+    try:
+        found = parse_infotext(read_settings_text(job.out))
+        held = Settings.from_infotext(found)
+        with open_picture(job.source) as source, open_picture(job.out) as result:
+            sizes = source.size[::-1], result.size[::-1]
+        newer = job.out.stat().st_mtime >= job.source.stat().st_mtime
+    except (DinoError, OSError):
+        return False
+    whole = INFOTEXT_VERSION_KEY in found and not found.keys() & {INFOTEXT_STOPPED_KEY, INFOTEXT_FAULTY_KEY}
+    same = held == (settings.replace(seed=held.seed) if settings.seed < 0 else settings)
+    return whole and same and newer and settings.target_size(sizes[0]) == sizes[1]
 
 
 def prepare(job: Job, *, force: bool) -> None:

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 import re
 import subprocess
 import sys
@@ -208,14 +209,39 @@ def test_the_source_is_not_replaced_without_force(calls, tmp_path):
     assert source.read_bytes() == before
 
 
-def test_two_pictures_that_would_write_one_file_are_refused_before_the_work(calls, tmp_path, capsys):
-    sample(tmp_path / "in" / "a.png")
-    sample(tmp_path / "in" / "a.jpg")
-    assert run("upscale", tmp_path / "in", "-o", tmp_path / "out") == 2
-    assert not calls
-    said = capsys.readouterr().err
-    assert "a.png" in said
-    assert "a.jpg" in said
+def test_pictures_of_one_name_get_names_of_their_own(calls, tmp_path):
+    for name in ("in/a.jpg", "in/a.png", "in/b.png", "more/a.png"):
+        sample(tmp_path / name)
+    assert run("upscale", tmp_path / "in", tmp_path / "more", "-o", tmp_path / "out") == 0
+    assert names(tmp_path / "out") == ["a_jpg_x2.png", "a_png_2_x2.png", "a_png_x2.png", "b_x2.png"]
+
+
+def test_what_is_finished_already_is_left_alone_and_said(calls, tmp_path, capsys):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    sample(folder / "a.png")
+    again = ("upscale", folder, "-o", out)
+    assert run(*again) == 0 and len(calls) == 1
+    sample(folder / "b.png")
+    assert run(*again) == 0 and len(calls) == 2
+    assert "a_x2.png is there already, made with these settings" in capsys.readouterr().out
+    assert run(*again, "--force") == 0 and len(calls) == 4
+    assert run(*again, "--denoise", "0.3") == 3 and len(calls) == 4  # made otherwise: refused, as ever
+    assert run(*again, "--seed", "5") == 3
+    assert run(*again, "--report") == 3 and len(calls) == 4  # a file is missing
+    sample(folder / "a.png", size=(50, 40))
+    assert run(*again) == 1 and len(calls) == 4  # another picture of that name
+    os.utime(out / "b_x2.png", (0, 0))
+    assert run(*again) == 3 and len(calls) == 4
+
+
+def test_a_result_that_was_stopped_is_not_finished(calls, photo, tmp_path):
+    out = tmp_path / "out"
+    assert run("upscale", photo, "-o", f"{out}/") == 0
+    result = read_picture(out / "photo_x2.png")
+    with Image.open(out / "photo_x2.png") as image:
+        text = image.info["parameters"]
+    write_picture(result, out / "photo_x2.png", text=f"{text}, DINO stopped: after 3 of 9 tiles", force=True)
+    assert run("upscale", photo, "-o", f"{out}/") == 3
 
 
 def test_a_result_never_replaces_another_picture_of_the_batch(calls, tmp_path):
