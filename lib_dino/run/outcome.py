@@ -110,6 +110,8 @@ def events(job: Prepared, finished: Finished) -> Iterator[str]:
     if sampled.faulty:
         keep = "keeps" if sampled.faulty == 1 else "keep"
         yield f"{_tiles(sampled.faulty)} came out black or without valid numbers and {keep} the enlarged source."
+    if sampled.uncorrected:
+        yield f"In {_tiles(sampled.uncorrected)} a correction gave no valid numbers and was left out for that step."
     if sampled.splits:
         yield "Memory ran short: tiles went in smaller batches. Lower the tile batch size to save the time of trying."
     if sampled.redone:

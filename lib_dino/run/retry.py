@@ -73,6 +73,7 @@ class Attempt:
         detail: its high-frequency energy, see `quality.detail_energy`.
         failing: how bad it is, 1 being what is just let stand.
         valid: the model made a picture; else `image` is what the tile started from, see `faults`.
+        dropped: model calls at which a correction was no number and was not applied.
     """
 
     tile: Tile
@@ -84,6 +85,7 @@ class Attempt:
     detail: float = 0.0
     failing: float = 0.0
     valid: bool = True
+    dropped: int = 0
 
 
 @dataclass(frozen=True)

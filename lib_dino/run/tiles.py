@@ -64,6 +64,11 @@ class SampledTiles:
         return sum(len(each.valid) > 1 for each in self.candidates)
 
     @property
+    def uncorrected(self) -> int:
+        """How many tiles were not corrected at some model call, because a correction was no number."""
+        return sum(each.best.dropped > 0 for each in self.candidates)
+
+    @property
     def faulty(self) -> int:
         """How many tiles keep what they started from, because the model made no picture of them."""
         return sum(not each.valid for each in self.candidates)
@@ -192,12 +197,15 @@ class TileSampler:
         if out is None:
             return None
         seconds = (time.perf_counter() - started) / len(tiles)
-        parts = zip(tiles, torch.split(out, 1), torch.split(batch.images, 1), corrector.mean_rms(), strict=True)
+        parts = zip(
+            tiles, torch.split(out, 1), torch.split(batch.images, 1), corrector.mean_rms(), corrector.dropped(),
+            strict=True,
+        )  # fmt: skip
         return [
-            Attempt(tile, how, image, seconds, guidance)
+            Attempt(tile, how, image, seconds, guidance, dropped=dropped)
             if faults.is_valid(image, start)
-            else Attempt(tile, how, start, seconds, 0.0, failing=math.inf, valid=False)
-            for tile, image, start, guidance in parts
+            else Attempt(tile, how, start, seconds, 0.0, failing=math.inf, valid=False, dropped=dropped)
+            for tile, image, start, guidance, dropped in parts
         ]
 
     def judged(self, attempt: Attempt) -> Attempt:

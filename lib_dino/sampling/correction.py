@@ -88,11 +88,15 @@ class TileCorrections:
 
 @dataclass
 class _TileCorrector:
-    """One tile's corrections through its model calls: target and consistency are made at the first."""
+    """One tile's corrections through its model calls: target and consistency are made at the first.
+
+    A correction that gives NaN or infinite values is not applied.
+    """
 
     acts: TileCorrections
     number: int
     rms: list[Tensor] = field(default_factory=list)
+    dropped: Tensor | int = 0
     _target: Target | None = None
     _consistency: Consistency | None = None
 
@@ -106,8 +110,12 @@ class _TileCorrector:
                 self._consistency = codec.consistency(self.number, self.acts.pull, self.acts.consistency)
             corrected = self._consistency(corrected, noise_to_signal)
         if corrected is not clean:
-            # Stays a tensor: reading a number would make a GPU wait.
+            # Stay tensors: reading a number would make a GPU wait.
+            valid = corrected.isfinite().all()
+            corrected = torch.where(valid, corrected, clean)
             self.rms.append((corrected - clean).float().square().mean().sqrt() / codec.sigma_data)
+            # Where the model's own picture is no picture, the tile as a whole is looked after.
+            self.dropped = self.dropped + (~valid & clean.isfinite().all())
         return corrected
 
     def _guided(self, clean: Tensor, noise_to_signal: float, codec: Codec) -> Tensor:
@@ -142,3 +150,7 @@ class BatchCorrector:
     def mean_rms(self) -> list[float]:
         """Of each tile the mean over its model calls of the corrections' root mean square, in units of `sigma_data`."""
         return [float(sum(tile.rms) / len(tile.rms)) if tile.rms else 0.0 for tile in self._tiles]
+
+    def dropped(self) -> list[int]:
+        """Of each tile at how many model calls its corrections were not applied, because they were no numbers."""
+        return [int(tile.dropped) for tile in self._tiles]

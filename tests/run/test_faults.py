@@ -8,6 +8,7 @@ import torch
 from made import FakeModel, ran
 
 from lib_dino.run.faults import is_out_of_memory, is_valid
+from lib_dino.sampling import correction
 from lib_dino.settings import Settings
 from lib_dino.tiling.resample import resize
 
@@ -151,3 +152,24 @@ def test_memory_is_known_by_its_cause_too():
     wrapped.__cause__ = OUT_OF_MEMORY[0]
     assert is_out_of_memory(wrapped) and all(map(is_out_of_memory, OUT_OF_MEMORY))
     assert not is_out_of_memory(RuntimeError("the memory format is wrong"))
+
+
+@pytest.mark.parametrize("fault", [math.nan, math.inf])
+def test_a_correction_that_is_no_number_is_left_out_and_said(source, monkeypatch, fault):
+    pulls, true = [], correction.tile_pull
+
+    def pull(picture, *args, **kwargs):
+        pulls.append(1)
+        found = true(picture, *args, **kwargs)
+        return torch.full_like(found, fault) if len(pulls) == 2 else found
+
+    monkeypatch.setattr(correction, "tile_pull", pull)
+    task = run(source, Faulty(()), consistency=1.0)
+    assert torch.isfinite(task.image).all() and task.finished.sampled.faulty == 0
+    assert [each.best.dropped for each in task.finished.sampled.candidates][:3] == [1, 0, 0]
+    assert any("1 tile a correction gave no valid numbers" in text for text in task.events)
+
+
+def test_a_correction_is_not_blamed_for_the_models_own_fault(source):
+    task = run(source, Faulty({0, 1}), consistency=1.0)
+    assert not any("correction" in text for text in task.events)
