@@ -253,8 +253,8 @@ class Lab:
             looped = dataclasses.replace(looped, meter=false)
         tiles, skipped = wanted_tiles(looped, model)
         conditions = Conditions(self._tokens(arm, job, picture_from_pil(other).pixels))
-        sampled = sample_tiles(looped, model, tiles, skipped=skipped, conditions=conditions)
-        return finish(job if arm.final else _inconsistent(job), sampled, eight_bit).image
+        blended = sample_tiles(looped, model, tiles, skipped=skipped, conditions=conditions)
+        return finish(job if arm.final else _inconsistent(job), *blended, eight_bit).image
 
     def _tokens(self, arm: Arm, job: Prepared, other: Tensor) -> ImageTokens | None:
         strength, dino = job.settings.adapter_strength, self.nets[arm.trained]

@@ -16,6 +16,7 @@ import PIL.Image
 import torch
 from torch import Tensor
 
+from . import arrays
 from .adapter.diffusers_unet import check_fits, shapes
 from .adapter.injection import Adapter, ImageTokens
 from .adapter.load import load_adapter
@@ -157,7 +158,7 @@ def _lanczos(picture: Picture, settings: Settings, model: TileModel, dino: Dinov
     job = prepare(picture.pixels, plan_job(off, picture.size, model), off, dino=dino)
     height, width = job.target_size
     enlarged = picture_from_pil(picture.to_pil().resize((width, height), PIL.Image.Resampling.LANCZOS)).pixels
-    finished = Finished(enlarged, SampledTiles(enlarged))
+    finished = Finished(enlarged, SampledTiles())
     return _result(picture, enlarged, report_on(job, model, finished, measures=True, seconds=0.0), off)
 
 
@@ -225,5 +226,7 @@ def _open(source: Source) -> Picture:
 
 def _like(picture: Picture, image: Tensor) -> Picture:
     """`picture` with the pixels of `image`, and its alpha enlarged alongside."""
-    alpha = None if picture.alpha is None else resize(picture.alpha, (image.shape[-2], image.shape[-1])).clamp(0, 1)
+    alpha = picture.alpha
+    if alpha is not None:
+        alpha = arrays.by_bands(lambda a: a.clamp(0, 1), resize(alpha, (image.shape[-2], image.shape[-1])))
     return dataclasses.replace(picture, pixels=image, alpha=alpha)

@@ -11,7 +11,7 @@ CORE = Path(__file__).parent.parent / "lib_dino"
 HOST_PACKAGES = {"modules", "modules_forge", "backend", "ldm_patched", "comfy", "gradio", "launch"}
 # A room imports from rooms on lines above its own, and from itself.
 FLOORS = [
-    {"errors", "version"},
+    {"arrays", "errors", "version"},
     {"declarations"},
     {"settings"},
     {"webui_settings"},

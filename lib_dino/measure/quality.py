@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .. import arrays
 
 DETAIL_SIGMA_PX = 1.5
 
 
 def psnr(image: Tensor, reference: Tensor) -> float:
     """Peak signal-to-noise ratio in dB of two pictures in [0, 1]; inf when they are equal."""
-    error = float((image.double() - reference.double()).square().mean())
+    error = _mean(lambda rows: (image[..., rows, :].double() - reference[..., rows, :].double()).square(), image)
     return math.inf if error == 0 else -10 * math.log10(error)
 
 
 def high_frequencies(image: Tensor) -> Tensor:
     """The luma of (B, 3, H, W) less its Gaussian blur of 1.5 px, (B, 1, H, W), float32."""
     luma = (image.float() * image.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
-    radius = math.ceil(3 * DETAIL_SIGMA_PX)
+    radius = _radius()
     x = torch.arange(-radius, radius + 1, device=image.device)
     kernel = torch.exp(-(x**2) / (2 * DETAIL_SIGMA_PX**2))
     kernel = (kernel / kernel.sum()).view(1, 1, -1)
@@ -30,9 +32,33 @@ def high_frequencies(image: Tensor) -> Tensor:
     return luma - smooth
 
 
+def _radius() -> int:
+    return math.ceil(3 * DETAIL_SIGMA_PX)
+
+
+def _mean(values: Callable[[slice], Tensor], image: Tensor) -> float:
+    """Mean of what `values` gives for each band of `image`."""
+    total, count = 0.0, 0
+    for rows in arrays.bands(image):
+        part = values(rows)
+        if rows.stop - rows.start == image.shape[-2]:
+            return float(part.mean())
+        total, count = total + float(part.sum()), count + part.numel()
+    return total / count
+
+
 def detail_energy(image: Tensor) -> float:
     """Mean squared `high_frequencies` of (B, 3, H, W)."""
-    return float(high_frequencies(image).square().mean())
+    if not arrays.is_large(*image.shape):
+        return float(high_frequencies(image).square().mean())
+    height, margin = image.shape[-2], _radius()
+
+    def of(rows: slice) -> Tensor:
+        first = max(0, rows.start - margin)
+        seen = high_frequencies(image[..., first : min(height, rows.stop + margin), :])
+        return seen[..., rows.start - first : rows.stop - first, :].square().double()
+
+    return _mean(of, image)
 
 
 def detail_ratio(image: Tensor, reference: Tensor) -> float:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import arrays
 from ..tiling.chunks import windows
 from ..tiling.padding import pad_symmetric
 from .weights_file import load_net, save_net
@@ -79,12 +80,14 @@ def embedded_cleaner() -> Cleaner:
 def clean_windowed(cleaner: Cleaner, source: Tensor) -> tuple[Tensor, float]:
     """Clean a source, (1, 3, H, W) in [0, 1], window by window; with the mean log odds of damage."""
     height, width = source.shape[-2:]
-    image, odds = source.clone(), 0.0
+    image, odds = arrays.zeros(source.shape, source.dtype), 0.0
     # Sides and margins are even: the network works on pixel blocks.
     for window in windows((height, width), side=WINDOW_PX, margin=MARGIN_PX):
         part = source[..., window.seen_rows, window.seen_cols]
         found, logits = cleaner(pad_symmetric(part, part.shape[-2] % 2, part.shape[-1] % 2))
         inner = (..., window.inner_rows, window.inner_cols)
-        image[..., window.rows, window.cols] = found[inner]
+        image[..., window.rows, window.cols] = found[inner].clamp(0, 1)
         odds += float(logits[inner].sum()) / (height * width)
-    return image.clamp(0, 1), odds
+        if arrays.is_large(*image.shape):
+            arrays.release()
+    return image, odds

@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import arrays
 from ..tiling.chunks import windows
 from ..tiling.padding import pad_reflect
 from ..tiling.resample import resize
@@ -107,7 +108,8 @@ def blurred(image: Tensor, sigma: float) -> Tensor:
 def unseen(image: Tensor, source_size: tuple[int, int]) -> Tensor:
     """The part of `image`, (1, C, H, W), that is gone once it is made small to `source_size`."""
     for _ in range(ITERATIONS):
-        image = image - resize(resize(image, source_size), (image.shape[-2], image.shape[-1]))
+        seen = resize(resize(image, source_size), (image.shape[-2], image.shape[-1]))
+        image = arrays.by_bands(torch.sub, image, seen)
     return image
 
 
@@ -176,16 +178,21 @@ def expected(net: TextureNet, source: Tensor, factor: float) -> Texture:
         factor: the enlargement.
     """
     height, width = source.shape[-2:]
-    rows, cols = (torch.arange(side + side % 2).clamp(max=side - 1) for side in (height, width))
-    even = source[..., rows, :][..., cols]
+    even = height + height % 2, width + width % 2
     count = octaves(factor) * DIRECTIONS
-    out = even.new_empty(2, count, 1, even.shape[-2] // 2, even.shape[-1] // 2)
-    for window in windows((even.shape[-2], even.shape[-1]), side=WINDOW_PX, margin=SEEN_PX):
-        channels = source_channels(even[..., window.seen_rows, window.seen_cols])
-        answer = net(channels, even.new_tensor([factor])).view(2, BANDS, 1, *channels.shape[-2:])[:, :count]
+    log, spread = (arrays.zeros((count, 1, even[0] // 2, even[1] // 2)) for _ in range(2))
+    for window in windows(even, side=WINDOW_PX, margin=SEEN_PX):
+        seen = source[..., window.seen_rows, window.seen_cols]
+        seen = F.pad(seen, (0, seen.shape[-1] % 2, 0, seen.shape[-2] % 2), mode="replicate")
+        channels = source_channels(seen)
+        answer = net(channels, seen.new_tensor([factor])).view(2, BANDS, 1, *channels.shape[-2:])[:, :count]
         inner = answer[..., _halved(window.inner_rows), _halved(window.inner_cols)]
-        out[..., _halved(window.rows), _halved(window.cols)] = inner
-    return Texture(out[0] * SCALE + CENTRE, out[1].clamp(-4, 2).exp() * SCALE)
+        place = (..., _halved(window.rows), _halved(window.cols))
+        log[place] = inner[0] * SCALE + CENTRE
+        spread[place] = inner[1].clamp(-4, 2).exp() * SCALE
+        if arrays.is_large(*log.shape):
+            arrays.release()
+    return Texture(log, spread)
 
 
 def _halved(span: slice) -> slice:

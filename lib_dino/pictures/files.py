@@ -35,6 +35,7 @@ _MAX_SIDE: Final = {"JPEG": 65_500, "WEBP": 16_383}
 _MAX_EXIF: Final = 65_500  # one JPEG segment
 _EXIF_IFD: Final = 0x8769
 _USER_COMMENT: Final = 0x9286
+_DESCRIPTION: Final = 270  # of a TIFF that was written in strips
 _PIXEL_WIDTH, _PIXEL_HEIGHT = 0xA002, 0xA003
 
 
@@ -74,7 +75,7 @@ def read_settings_text(path: str | os.PathLike[str]) -> str:
     """
     with open_picture(path) as image:
         image.load()  # a PNG's text may follow its pixels
-        text = image.info.get("parameters") or _user_comment(image)
+        text = image.info.get("parameters") or _user_comment(image) or _description(image)
     if not isinstance(text, str) or not text.strip():
         raise ImageError(f"{path} carries no settings. Give a picture written by DINO Upscale or the WebUI.")
     return text
@@ -240,6 +241,15 @@ def _merged_exif(source: bytes, size: tuple[int, int], text: str) -> bytes:
     order = ">" if data[6:8] == b"MM" else "<"
     entry, wanted = (struct.pack(f"{order}HHL", _USER_COMMENT, kind, len(comment)) for kind in (1, 7))
     return data.replace(entry, wanted, 1)
+
+
+def _description(image: Image.Image) -> str:
+    if image.format != "TIFF":
+        return ""
+    text = str(image.getexif().get(_DESCRIPTION, ""))
+    with contextlib.suppress(UnicodeError):  # written as UTF-8, read as Latin-1
+        return text.encode("latin-1").decode()
+    return text
 
 
 def _user_comment(image: Image.Image) -> str:

@@ -7,6 +7,7 @@ colour profile, EXIF.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import os
 import struct
@@ -20,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
+from .. import arrays
 from ..errors import ImageError
 from .files import (
     DAMAGED,
@@ -31,6 +33,7 @@ from .files import (
     read_settings_text,
 )
 from .pixels import to_image, to_pixels
+from .streamed import LARGE_PX, can_stream, write_streamed
 
 __all__ = ["Picture", "check_writable", "picture_from_pil", "read_picture", "read_settings_text", "write_picture"]
 
@@ -79,11 +82,18 @@ class Picture:
         """True when a pixel, once written with 8 bits, lets the background through."""
         return self.alpha is not None and bool((self.alpha < 1 - 0.5 / 255).any())
 
+    def planes(self) -> torch.Tensor:
+        """(1, C, H, W) in [0, 1] as it is written: grey as one channel, alpha as the last."""
+        colour = self.pixels
+        if self.grey:
+            colour = arrays.by_bands(lambda image: image.mean(1, keepdim=True), colour)
+        if self.alpha is None:
+            return colour
+        return arrays.by_bands(lambda image, alpha: torch.cat([image, alpha.to(image)], 1), colour, self.alpha)
+
     def to_pil(self) -> Image.Image:
         """An 8-bit PIL image of mode L, LA, RGB or RGBA, with colour profile and EXIF in its `info`."""
-        colour = self.pixels.mean(1, keepdim=True) if self.grey else self.pixels
-        planes = colour if self.alpha is None else torch.cat([colour, self.alpha.to(colour)], 1)
-        image = to_image(planes[0])
+        image = to_image(self.planes()[0])
         kept = {"icc_profile": self.icc_profile, "exif": self.exif}
         image.info.update({name: data for name, data in kept.items() if data})
         return image
@@ -113,8 +123,8 @@ def picture_from_pil(image: Image.Image) -> Picture:
         image, icc_profile = _to_srgb(image, notes), None
     planes = _deep_grey(image, notes) if image.mode[0] in "IF" else _eight_bit(image)
     grey, has_alpha = planes.shape[1] < 3, planes.shape[1] in (2, 4)
-    colour, alpha = (planes[:, :-1], planes[:, -1:].clone()) if has_alpha else (planes, None)
-    pixels = colour.expand(1, 3, *colour.shape[2:]).contiguous()
+    colour, alpha = (planes[:, :-1], arrays.copied(planes[:, -1:])) if has_alpha else (planes, None)
+    pixels = colour if colour.shape[1] == 3 and not has_alpha else arrays.copied(colour.expand(1, 3, *colour.shape[2:]))
     return Picture(
         pixels if alpha is None else _bled(pixels, alpha), alpha, grey, icc_profile, exif, tuple(notes)
     )
@@ -132,13 +142,16 @@ def write_picture(picture: Picture, path: str | os.PathLike[str], *, text: str, 
     path = Path(path)
     check_writable(path, force, size=picture.size, transparent=picture.transparent)
     kind = FORMATS[path.suffix.lower()]
-    image = picture.to_pil()
-    if kind == "JPEG" and picture.alpha is not None:
-        image = image.convert("L" if picture.grey else "RGB")
+    if kind == "JPEG" and picture.alpha is not None:  # nothing of it is transparent
+        picture = dataclasses.replace(picture, alpha=None)
     options = {**_OPTIONS[kind], **_metadata(picture, kind, text)}
+    height, width = picture.size
     with new_file(path, force) as temporary:
         try:
-            image.save(temporary, format=kind, **options)
+            if height * width > LARGE_PX and can_stream(kind):
+                write_streamed(picture.planes()[0], temporary, kind, options, text)
+            else:
+                picture.to_pil().save(temporary, format=kind, **options)
         except (ValueError, struct.error, MemoryError) as error:
             raise ImageError(f"{path} cannot be written as {kind}: {error}. Try another format.") from error
     return path
@@ -190,7 +203,7 @@ def _eight_bit(image: Image.Image) -> torch.Tensor:
     """(1, C, H, W) float32 in [0, 1]; C is 1 grey, 2 grey with alpha, 3 RGB, 4 RGBA."""
     alpha = image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
     mode = ("L" if image.mode in ("1", "L", "LA", "La") else "RGB") + ("A" if alpha else "")
-    return to_pixels(image, mode).contiguous()
+    return to_pixels(image, mode)
 
 
 def _deep_grey(image: Image.Image, notes: list[str]) -> torch.Tensor:

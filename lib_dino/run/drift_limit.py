@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import arrays
 from ..measure.drift import TileDrift
 from ..tiling.plan import Tile
 
@@ -80,40 +81,41 @@ def enforce_limit(
         mask: (1, 1, H, W); where it is 0 nothing is blended.
         last: the picture that the floor was measured on, for tiles in which even `enlarged` is over the limit.
     """
-    allowed = torch.ones_like(image[:, :1]) if mask is None else (mask > 0).to(image)
-    share, fallen = torch.zeros_like(allowed), set[Tile]()
-    current, before, over = saved(image), dict[Tile, TileDrift](), list[Tile]()
-    waiting, rounds, enlarged = list(tiles), 0, enlarged.clone()
+    share, fallen = arrays.zeros((1, 1, *image.shape[-2:]), image.dtype), set[Tile]()
+    current, before, over = arrays.by_bands(saved, image), dict[Tile, TileDrift](), list[Tile]()
+    waiting, rounds, enlarged = list(tiles), 0, arrays.copied(enlarged)
     while waiting:
         drifts = {tile: drift for tile in waiting if (drift := measure(tile, current)) is not None}
         before = before or drifts
         over = [tile for tile in over if tile not in drifts]
-        grown, touched = share.clone(), torch.zeros_like(share, dtype=torch.bool)
+        grown, touched = arrays.copied(share), arrays.zeros(share.shape, torch.bool)
         for tile, drift in drifts.items():
             if float(drift.patches.max()) <= limit:
                 continue
             if rounds < PATCH_ROUNDS:
                 _blend_patches(grown, drift, scale, limit)
-            if not _grew(share, grown * allowed, tile):
+            if not _grew(share, grown, mask, tile):
                 _blend_tile(grown, tile)
-            if not _grew(share, grown * allowed, tile):
+            if not _grew(share, grown, mask, tile):
                 if last is None or tile in fallen:
                     over.append(tile)
                     continue
                 fallen.add(tile)
                 enlarged[..., tile.rows, tile.cols] = last[..., tile.rows, tile.cols]
                 touched[..., tile.rows, tile.cols] = True
-        grown = grown * allowed
-        touched |= grown > share
+        if mask is not None:
+            grown = arrays.by_bands(_allowed, grown, mask)
+        touched = arrays.by_bands(lambda seen, more, less: seen | (more > less), touched, grown, share)
         waiting = [tile for tile in tiles if bool(touched[..., tile.rows, tile.cols].any())]
         share, rounds = grown, rounds + 1
-        current = saved(torch.lerp(image, enlarged, share))
+        current = arrays.by_bands(lambda a, b, weight: saved(torch.lerp(a, b, weight)), image, enlarged, share)
     return Limited(current, share, before, tuple(over))
 
 
 def limit_note(limited: Limited, limit: float) -> str:
     """Say in one sentence what keeping the limit took."""
-    share = float(limited.share.mean())
+    blended = sum(float(limited.share[..., rows, :].sum()) for rows in arrays.bands(limited.share))
+    share = blended / limited.share.numel()
     over = sum(float(d.patches.max()) > limit for d in limited.before.values())
     if limited.over:
         return (
@@ -128,8 +130,14 @@ def limit_note(limited: Limited, limit: float) -> str:
     )
 
 
-def _grew(share: Tensor, grown: Tensor, tile: Tile) -> bool:
-    return bool((grown[..., tile.rows, tile.cols] > share[..., tile.rows, tile.cols]).any())
+def _allowed(share: Tensor, mask: Tensor) -> Tensor:
+    return share * (mask > 0).to(share)
+
+
+def _grew(share: Tensor, grown: Tensor, mask: Tensor | None, tile: Tile) -> bool:
+    here = (..., tile.rows, tile.cols)
+    more = grown[here] if mask is None else _allowed(grown[here], mask[here])
+    return bool((more > share[here]).any())
 
 
 def _blend_patches(share: Tensor, drift: TileDrift, scale: tuple[float, float], limit: float) -> None:
@@ -162,11 +170,12 @@ def _patch_box(span: slice, scale: float, patches: int) -> slice:
 
 def _blend_tile(share: Tensor, tile: Tile) -> None:
     """Make `share` 1 in a whole tile, in place, fading out around it."""
-    rows, cols = (
-        ((_FADE_PX - torch.relu(torch.maximum(start - pixel, pixel - (stop - 1)))) / _FADE_PX).clamp(0, 1)
-        for start, stop, pixel in (
-            (tile.y0, tile.y1, torch.arange(share.shape[-2])),
-            (tile.x0, tile.x1, torch.arange(share.shape[-1])),
-        )
-    )
-    share.copy_(torch.maximum(share, (rows[:, None] * cols[None, :]).to(share)))
+    spans, fades = [], []
+    for start, stop, side in ((tile.y0, tile.y1, share.shape[-2]), (tile.x0, tile.x1, share.shape[-1])):
+        span = slice(max(0, start - _FADE_PX), min(side, stop + _FADE_PX))
+        pixel = torch.arange(span.start, span.stop)
+        away = torch.relu(torch.maximum(start - pixel, pixel - (stop - 1)))
+        fades.append(((_FADE_PX - away) / _FADE_PX).clamp(0, 1))
+        spans.append(span)
+    part = share[..., spans[0], spans[1]]
+    part.copy_(torch.maximum(part, (fades[0][:, None] * fades[1][None, :]).to(share)))

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from .. import arrays
 from ..measure.drift import TileDrift
 from ..networks.texture_net import (
     EPS,
@@ -27,8 +27,9 @@ from ..networks.texture_net import (
 )
 from ..sampling.consistency import back_project, soft_threshold
 from ..tiling.chunks import windows
-from ..tiling.padding import pad_reflect
+from ..tiling.padding import picked, reflected
 from ..tiling.plan import Tile
+from ..tiling.resample import magnified
 from .drift_limit import Limited, enforce_limit
 from .prepare import Prepared, extend
 from .tiles import SampledTiles
@@ -57,18 +58,18 @@ class Finished:
     limited: Limited | None = None
 
 
-def finish(job: Prepared, sampled: SampledTiles, saved: Callable[[Tensor], Tensor]) -> Finished:
+def finish(job: Prepared, image: Tensor, sampled: SampledTiles, saved: Callable[[Tensor], Tensor]) -> Finished:
     """Finish the blended picture.
 
     Args:
+        image: as its tiles were blended, (1, 3, *target size) in [0, 1].
         saved: what is left of a picture once it is written; the drift limit holds for that.
     """
-    image = sampled.image
     if job.settings.texture and sampled.calls:
         image = _textured(job, image)
     image = _consistent(job, image)
     if job.mask is not None:
-        image = torch.lerp(job.mask.protected, image, job.mask.share)
+        image = arrays.by_bands(torch.lerp, job.mask.protected, image, job.mask.share)
     if not job.settings.max_drift:
         return Finished(image, sampled)
     limited = enforce_limit(
@@ -108,7 +109,11 @@ def _textured(job: Prepared, image: Tensor) -> Tensor:
     texture = expected(embedded_texture(), job.reference.image, scale)
     scaled = match_texture(image, texture, job.plan.source_size, scale, strength=job.settings.texture)
     # Where no tile was sampled, by wish or for an early stop, the enlarged source stays.
-    untouched = ((image - job.start).abs() < UNTOUCHED).all(1, keepdim=True)
+    return arrays.by_bands(_where_sampled, image, job.start, scaled)
+
+
+def _where_sampled(image: Tensor, start: Tensor, scaled: Tensor) -> Tensor:
+    untouched = ((image - start).abs() < UNTOUCHED).all(1, keepdim=True)
     return torch.where(untouched, image, scaled)
 
 
@@ -129,16 +134,20 @@ def match_texture(
     size = (image.shape[-2], image.shape[-1])
     margin = math.ceil(16 * factor)
     fine = unseen(image.float(), source_size)
-    both = torch.cat([texture.log, TRUST * texture.spread])
-    large = F.interpolate(both, size=size, mode="bilinear", align_corners=False)
-    around, wanted = pad_reflect(fine, margin), pad_reflect(large, margin)
-    out = image.float() - fine
+    out = arrays.zeros(image.shape, image.dtype)
     for window in windows(size, side=WINDOW_PX, margin=0):
-        rows, cols = (slice(span.start, span.stop + 2 * margin) for span in (window.rows, window.cols))
-        log, slack = wanted[..., rows, cols].chunk(2)
-        scaled = _scaled(around[..., rows, cols], log, slack, factor, strength)
-        out[..., window.rows, window.cols] += scaled[..., margin:-margin, margin:-margin]
-    return out.clamp(0, 1).to(image)
+        rows, cols = (
+            reflected(slice(span.start - margin, span.stop + margin), side)
+            for span, side in zip((window.rows, window.cols), size, strict=True)
+        )
+        log, slack = (magnified(grid, size, rows, cols) for grid in (texture.log, texture.spread))
+        scaled = _scaled(picked(fine, rows, cols), log, TRUST * slack, factor, strength)
+        place = (..., window.rows, window.cols)
+        coarse = image[place].float() - fine[place]
+        out[place] = (coarse + scaled[..., margin:-margin, margin:-margin]).clamp(0, 1)
+        if arrays.is_large(*out.shape):
+            arrays.release()
+    return out
 
 
 def _scaled(fine: Tensor, log: Tensor, slack: Tensor, factor: float, strength: float) -> Tensor:

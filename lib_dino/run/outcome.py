@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from .. import arrays
 from ..measure.drift import TileDrift
 from ..measure.quality import detail_ratio, psnr
 from ..report.maps import Heat, bound_kind, heats, tile_figures
@@ -51,8 +52,8 @@ def run_picture(
         saved: what is left of a picture once it is written; the drift limit holds for that.
     """
     tiles, skipped = wanted_tiles(job, model)
-    sampled = sample_tiles(job, model, tiles, skipped=skipped, conditions=conditions, on_progress=on_progress)
-    return finish(job, sampled, saved)
+    blended = sample_tiles(job, model, tiles, skipped=skipped, conditions=conditions, on_progress=on_progress)
+    return finish(job, *blended, saved)
 
 
 def wanted_tiles(job: Prepared, model: TileModel) -> tuple[list[Tile], list[Tile]]:
@@ -82,7 +83,7 @@ def report_on(job: Prepared, model: TileModel, finished: Finished, *, measures: 
         features=None if job.meter is None else job.meter.dino.name,
         model_calls=finished.sampled.calls,
         seconds=seconds,
-        source_psnr=psnr(resize(image, job.plan.source_size).clamp(0, 1), job.source),
+        source_psnr=psnr(arrays.by_bands(_shown, resize(image, job.plan.source_size)), job.source),
         detail=detail_ratio(image, job.plain),
         source_noise=job.reference.noise,
         source_cleaned=job.reference.removed_rms,
@@ -94,6 +95,10 @@ def report_on(job: Prepared, model: TileModel, finished: Finished, *, measures: 
     )
     maps = heats(tuple(drifts.values()), job.plan.source_size, job.target_size, bound=job.drift_bound)
     return Outcome(report, maps)
+
+
+def _shown(image: Tensor) -> Tensor:
+    return image.clamp(0, 1)
 
 
 def measure_tiles(job: Prepared, image: Tensor) -> dict[Tile, TileDrift]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import arrays
 from ..measure.calibration import load_calibration
 from ..measure.drift import DriftMeter
 from ..measure.regions import is_flat
@@ -31,6 +34,9 @@ docs/constants.md."""
 
 SEEN_RMS: Final = 1 / 255
 """Removed damage from which on it is spoken of: one step of an 8-bit picture."""
+
+STRIP_PX: Final = 512
+"""Rows that the noise is estimated in at once."""
 
 QUIET_SHARE: Final = 0.85
 """Where the quietest twentieth of pure noise's own blocks lies, relative to its mean."""
@@ -159,7 +165,7 @@ def prepare(
         mask: where the picture may change, (1, 1, *target size) in [0, 1]; None is everywhere.
     """
     reference = make_reference(source, strength=settings.clean_source)
-    plain = resize(reference.image, plan.target_size).clamp(0, 1)
+    plain = arrays.by_bands(lambda image: image.clamp(0, 1), resize(reference.image, plan.target_size))
     start = plain if enlarged is None else _cleaned_start(enlarged, source, reference)
     meter = None
     if dino is not None:
@@ -171,15 +177,17 @@ def _mask(share: Tensor | None, source: Tensor, enlarged: Tensor | None) -> Mask
     if share is None:
         return None
     size = (share.shape[-2], share.shape[-1])
-    return Mask(share, resize(source, size).clamp(0, 1) if enlarged is None else enlarged)
+    if enlarged is None:
+        enlarged = arrays.by_bands(lambda image: image.clamp(0, 1), resize(source, size))
+    return Mask(share, enlarged)
 
 
 def _cleaned_start(enlarged: Tensor, source: Tensor, reference: Reference) -> Tensor:
     """`enlarged`, made from the source as given, without what was removed from that."""
     if reference.image is source:
         return enlarged
-    removed = resize(reference.image - source, (enlarged.shape[-2], enlarged.shape[-1]))
-    return (enlarged + removed).clamp(0, 1)
+    removed = resize(arrays.by_bands(torch.sub, reference.image, source), (enlarged.shape[-2], enlarged.shape[-1]))
+    return arrays.by_bands(lambda image, change: (image + change).clamp(0, 1), enlarged, removed)
 
 
 @torch.no_grad()
@@ -204,8 +212,9 @@ def make_reference(source: Tensor, *, strength: float, cleaner: Cleaner | None =
     share = strength * min(1.0, max(0.0, (log_odds - LOGIT_LOW) / (LOGIT_HIGH - LOGIT_LOW)))
     if share == 0:
         return Reference(source, 0.0, noise, 0.0)
-    removed_rms = share * float((image - source).square().mean().sqrt())
-    return Reference(torch.lerp(source, image.to(source), share), 0.0, noise, removed_rms)
+    removed_rms = share * rms_between(image, source)
+    cleaned = arrays.by_bands(lambda given, clean: torch.lerp(given, clean.to(given), share), source, image)
+    return Reference(cleaned, 0.0, noise, removed_rms)
 
 
 def has_palette(source: Tensor) -> bool:
@@ -213,12 +222,21 @@ def has_palette(source: Tensor) -> bool:
 
     Noise and JPEG damage make thousands of colours. Grey pictures have 256 at most, so there fewer count as few.
     """
-    red, green, blue = (source[0].float().clamp(0, 1) * 255).round().long().flatten(1)
-    grey = bool((red == green).all() and (green == blue).all())
-    most = min(PALETTE_GREYS if grey else PALETTE_COLOURS, red.numel() // PALETTE_PIXELS)
-    colours = (red * 256 + green) * 256 + blue
-    few = colours[:: max(1, colours.numel() // 2**16)]  # a part settles most pictures
-    return bool(len(few.unique()) <= most and len(colours.unique()) <= most)
+    area = source.shape[-2] * source.shape[-1]
+    if area < PALETTE_PIXELS:
+        return False
+    grey = all(bool((source[:, :1, rows] == source[:, 1:, rows]).all()) for rows in arrays.bands(source))
+    most = min(PALETTE_GREYS if grey else PALETTE_COLOURS, area // PALETTE_PIXELS)
+    found = torch.empty(0, dtype=torch.long)
+    for rows in arrays.bands(source):
+        red, green, blue = (source[0, :, rows].float().clamp(0, 1) * 255).round().long().flatten(1)
+        colours = (red * 256 + green) * 256 + blue
+        # A part settles most pictures.
+        for part in (colours[:: max(1, colours.numel() // 2**16)], colours):
+            found = torch.cat([found, part]).unique()
+            if len(found) > most:
+                return False
+    return True
 
 
 def estimate_noise(source: Tensor) -> float:
@@ -227,22 +245,49 @@ def estimate_noise(source: Tensor) -> float:
     Mean absolute value of the diagonal Haar details (Donoho and Johnstone, 1994), which edges and smooth
     areas hardly touch, taken over the quietest of 16-px blocks so that texture is not counted as noise.
     """
-    grey = source.float().mean(1, keepdim=True)
-    height, width = (side // 2 * 2 for side in grey.shape[-2:])
+    height, width = (side // 2 * 2 for side in source.shape[-2:])
     if min(height, width) < 8:
         return 0.0
-    a, b = grey[..., :height:2, :width:2], grey[..., :height:2, 1:width:2]
-    c, d = grey[..., 1:height:2, :width:2], grey[..., 1:height:2, 1:width:2]
-    diagonal = (a - b - c + d).abs() / 2
-    straight = ((a - b + c - d).abs() + (a + b - c - d).abs()) / 4
-    block = min(8, *diagonal.shape[-2:])
-    energy = F.avg_pool2d(diagonal, block).flatten()
+    block = min(8, height // 2, width // 2)
+    diagonal, straight = [], []
+    # A window is a whole number of blocks.
+    for rows in _strips(height, 2 * block):
+        found = _haar(source[..., rows, :width].float().mean(1, keepdim=True), block)
+        diagonal.append(found[0].flatten())
+        straight.append(found[1].flatten())
+        if arrays.is_large(*source.shape):
+            arrays.release()
+    energy, along = torch.cat(diagonal), torch.cat(straight)
     quiet = energy <= torch.quantile(energy[: 2**24], 0.05)
     level = float(energy[quiet].mean()) / QUIET_SHARE
-    ratio = float(F.avg_pool2d(straight, block).flatten()[quiet].mean()) / max(level, 1e-9)
+    ratio = float(along[quiet].mean()) / max(level, 1e-9)
     whiteness = min(1.0, max(0.0, (TEXTURE_RATIO - ratio) / RATIO_SPAN))
     # The mean of |n| for normal noise is sqrt(2 / pi) sigma; averaging the three channels is undone by sqrt 3.
     return whiteness * level * float((torch.pi / 2) ** 0.5 * 3**0.5)
+
+
+def _haar(grey: Tensor, block: int) -> tuple[Tensor, Tensor]:
+    """Mean absolute diagonal and straight Haar details of (1, 1, H, W) in each block of 2 * `block` px."""
+    a, b = grey[..., ::2, ::2], grey[..., ::2, 1::2]
+    c, d = grey[..., 1::2, ::2], grey[..., 1::2, 1::2]
+    diagonal = (a - b - c + d).abs() / 2
+    straight = ((a - b + c - d).abs() + (a + b - c - d).abs()) / 4
+    return F.avg_pool2d(diagonal, block), F.avg_pool2d(straight, block)
+
+
+def _strips(height: int, block: int) -> Iterator[slice]:
+    """Spans of rows that hold every whole block of `height` rows."""
+    step = block * max(1, STRIP_PX // block)
+    for start in range(0, height // block * block, step):
+        yield slice(start, min(start + step, height // block * block))
+
+
+def rms_between(a: Tensor, b: Tensor) -> float:
+    """Root mean square of the difference of two pictures."""
+    if not arrays.is_large(*a.shape):
+        return float((a - b).square().mean().sqrt())
+    total = sum(float((a[..., rows, :] - b[..., rows, :]).double().square().sum()) for rows in arrays.bands(a))
+    return math.sqrt(total / a.numel())
 
 
 def source_is_flat(job: Prepared, tile: Tile) -> bool:
@@ -259,4 +304,10 @@ def extend(image: Tensor, size: tuple[int, int]) -> Tensor:
     height, width = image.shape[-2:]
     if (height, width) == size:
         return image
-    return F.pad(image, (0, size[1] - width, 0, size[0] - height), mode="replicate")
+    if not arrays.is_large(*image.shape):
+        return F.pad(image, (0, size[1] - width, 0, size[0] - height), mode="replicate")
+    out = arrays.zeros((*image.shape[:2], *size), image.dtype)
+    for rows in arrays.bands(image):
+        out[..., rows, :] = F.pad(image[..., rows, :], (0, size[1] - width, 0, 0), mode="replicate")
+    out[..., height:, :] = out[..., height - 1 : height, :]
+    return out

@@ -7,10 +7,12 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor
 
+from .. import arrays
 from ..adapter.injection import ImageTokens
 from ..errors import SettingsError
 from ..measure.drift import TileDrift
@@ -23,6 +25,9 @@ from . import faults
 from .prepare import Prepared, extend
 from .progress import OnProgress, ProgressCounter
 from .retry import Attempt, AttemptSettings, Candidates, judge, retry
+
+NOISE_PIECE: Final = 2**22
+"""Numbers of noise that are drawn at once."""
 
 
 @dataclass(frozen=True)
@@ -40,18 +45,16 @@ class Conditions:
 
 @dataclass(frozen=True)
 class SampledTiles:
-    """The blended picture before anything is done to the whole of it.
+    """What is known of a picture's tiles once they are blended.
 
     Attributes:
-        image: (1, 3, *target size) in [0, 1]; where no tile was sampled, what they start from.
-        candidates: the attempts at each tile that was sampled, in order.
+        candidates: the attempts at each tile that was sampled, in order, without their pictures.
         calls: model calls.
         stopped: the user asked to stop before the last tile.
         skipped: open tiles that were left alone, because nothing in them wants repainting.
         splits: how often a batch did not fit into memory and was halved.
     """
 
-    image: Tensor
     candidates: tuple[Candidates, ...] = ()
     calls: int = 0
     stopped: bool = False
@@ -82,8 +85,13 @@ def sample_tiles(
     skipped: Sequence[Tile] = (),
     conditions: Conditions | None = None,
     on_progress: OnProgress | None = None,
-) -> SampledTiles:
-    """Sample `tiles` in order and blend them, or those before the user asked to stop."""
+) -> tuple[Tensor, SampledTiles]:
+    """Sample `tiles` in order and blend them, or those before the user asked to stop.
+
+    Returns:
+        The blended picture, (1, 3, *target size) in [0, 1], what tiles start from where none was sampled; and what is
+        known of the tiles.
+    """
     settings, (height, width) = job.settings, job.target_size
     start = job.padded(job.start)
     canvas = Canvas(start, job.plan.tiles, feather_px=settings.overlap)
@@ -98,13 +106,14 @@ def sample_tiles(
             batch, stopped = _sample_batch(sampler, list(tiles[first : first + settings.tile_batch_size]), counter)
             for candidates in batch:
                 canvas.add(candidates.tile, candidates.best.image)
-            done += batch
+            done += [candidates.without_pictures() for candidates in batch]
+            arrays.release()
             if batch:
                 counter.show(canvas.result()[..., :height, :width])
             if stopped:
                 break
     image = canvas.result()[..., :height, :width]
-    return SampledTiles(image, tuple(done), counter.calls, stopped, tuple(skipped), counter.splits)
+    return image, SampledTiles(tuple(done), counter.calls, stopped, tuple(skipped), counter.splits)
 
 
 def planned_calls(job: Prepared, model: TileModel, tiles: int) -> int:
@@ -144,6 +153,22 @@ def _sample_batch(
     return retry(judged, tries=settings.repair_tries, next_attempt=sampler.next_attempt, sample=again_judged)
 
 
+def noise_canvas(shape: tuple[int, ...], seed: int) -> Tensor:
+    """Unit normal noise of `shape`: the numbers that `torch.randn` gives in one go, drawn piece by piece."""
+    generator = torch.Generator().manual_seed(seed)
+    if not arrays.is_large(*shape):
+        return torch.randn(shape, generator=generator)
+    noise = arrays.zeros(shape)
+    flat, start = noise.view(-1), 0
+    while start < len(flat):
+        # torch draws in groups of 16, the last of them anew where it is not whole: no piece may be short.
+        stop = len(flat) if len(flat) - start < 2 * NOISE_PIECE else start + NOISE_PIECE
+        torch.randn(stop - start, generator=generator, out=flat[start:stop])
+        arrays.release()
+        start = stop
+    return noise
+
+
 class TileSampler:
     """Samples tiles of one picture: img2img under the source's corrections.
 
@@ -159,7 +184,7 @@ class TileSampler:
         self._canvas, self._start, self._conditions = canvas, start, conditions
         # One field for the whole canvas: where tiles overlap they start from the same noise.
         shape = (1, model.channels, *(side // model.factor for side in start.shape[-2:]))
-        self._noise = torch.randn(shape, generator=torch.Generator().manual_seed(job.settings.seed))
+        self._noise = noise_canvas(shape, job.settings.seed)
 
     def sample(
         self, tiles: Sequence[Tile], how: AttemptSettings, counter: ProgressCounter, *, finishing: int = 0

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import arrays
 from ..tiling.resample import TileOperators, resize
 
 FINAL_ITERATIONS = 3
@@ -207,8 +208,12 @@ def back_project(
     source = source.to(torch.float32)
     out = image.to(torch.float32)
     for _ in range(iterations):
-        residual = soft_threshold(source - resize(out, _size(source)), threshold)
-        out = (out + strength * resize(residual, _size(out))).clamp(0, 1)
+        residual = arrays.by_bands(
+            lambda wanted, shown: soft_threshold(wanted - shown, threshold), source, resize(out, _size(source))
+        )
+        out = arrays.by_bands(
+            lambda made, step: (made + strength * step).clamp(0, 1), out, resize(residual, _size(out))
+        )
     return out.to(image.dtype)
 
 

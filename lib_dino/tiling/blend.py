@@ -8,6 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from .. import arrays
 from .plan import Tile, TilePlan
 
 
@@ -58,7 +59,7 @@ class Canvas:
         if tuple(base.shape[-2:]) != plan.size:
             raise ValueError(f"the base must be {plan.size} px like the plan; got {tuple(base.shape[-2:])}")
         self._base = base
-        self._sum = base.to(torch.float32).clone()
+        self._sum = arrays.copied(base, torch.float32)
         self._rows = _by_start(plan.tops, plan.tile[0], feather_px)
         self._cols = _by_start(plan.lefts, plan.tile[1], feather_px)
 

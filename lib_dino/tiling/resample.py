@@ -13,11 +13,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import arrays
+
+COLUMNS_PX = 1024
+"""Columns that are resized at once: in a file a page holds so many pixels of a row."""
+
 
 def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
     """`image`, (B, C, H, W), at (height, width) `size` by antialiased bicubic; may overshoot its range."""
     if tuple(image.shape[-2:]) == size:
         return image
+    if _in_pieces(image, size):
+        return _resized_in_pieces(image, size)
     height, width = size
     # torch mixes up the rows of pictures one pixel wide, before or after: keep it from seeing any.
     if width == 1 and image.shape[-1] > 1:
@@ -26,8 +33,58 @@ def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
     if image.shape[-1] == 1:
         image = image.repeat(1, 1, 1, 2)
     size = (height, max(width, 2))
-    out: Tensor = F.interpolate(image.float(), size=size, mode="bicubic", antialias=True, align_corners=False)
-    return out[..., :width].to(image.dtype)
+    return _interpolated(image.float(), size)[..., :width].to(image.dtype)
+
+
+def _in_pieces(image: Tensor, size: tuple[int, int]) -> bool:
+    alone = image.shape[0] == 1 and image.device.type == "cpu" and not image.requires_grad
+    large = arrays.is_large(*image.shape) or arrays.is_large(*image.shape[:2], *size)
+    return alone and large and min(*image.shape[-2:], *size) > 1
+
+
+def _resized_in_pieces(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """`resize` of a picture of any size in little memory, with the same bits.
+
+    torch, too, resizes across first and then down. So rows can go one band after the other, then columns.
+    """
+    (height, width), (_, channels, h, _) = size, image.shape
+    wide = image
+    if image.shape[-1] != width:
+        wide = arrays.zeros((1, channels, h, width))
+        for rows in arrays.bands(wide if wide.numel() > image.numel() else image):
+            wide[..., rows, :] = _interpolated(image[..., rows, :].float(), (rows.stop - rows.start, width))
+    out = arrays.zeros((1, channels, height, width), image.dtype)
+    for channel in range(channels):
+        for cols in _columns(width):
+            part = wide[:, channel : channel + 1, :, cols].float().contiguous()
+            out[:, channel : channel + 1, :, cols] = _interpolated(part, (height, cols.stop - cols.start))
+            arrays.release()
+    return out
+
+
+def _columns(width: int) -> list[slice]:
+    """Spans of columns, none of one pixel unless `width` is one; see `resize`."""
+    count = max(1, width // COLUMNS_PX)
+    return [slice(i * width // count, (i + 1) * width // count) for i in range(count)]
+
+
+def _interpolated(image: Tensor, size: tuple[int, int]) -> Tensor:
+    out: Tensor = F.interpolate(image, size=size, mode="bicubic", antialias=True, align_corners=False)
+    return out
+
+
+def magnified(image: Tensor, size: tuple[int, int], rows: Tensor, cols: Tensor) -> Tensor:
+    """Some rows and columns of `image`, (B, C, h, w), enlarged to (height, width) `size` by bilinear interpolation."""
+    for dim, places, large in ((-2, rows, size[0]), (-1, cols, size[1])):
+        side = image.shape[dim]
+        at = ((places.double() + 0.5) * side / large - 0.5).clamp(min=0)
+        low = at.long()
+        high, share = (low + 1).clamp(max=side - 1), (at - low).to(image)
+        first = int(low.min())
+        near = image.narrow(dim, first, int(high.max()) + 1 - first)
+        share = share.view(-1, 1) if dim == -2 else share
+        image = torch.lerp(near.index_select(dim, low - first), near.index_select(dim, high - first), share)
+    return image
 
 
 @dataclass(frozen=True)
