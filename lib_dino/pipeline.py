@@ -22,6 +22,7 @@ from .adapter.injection import Adapter, ImageTokens
 from .adapter.load import load_adapter
 from .errors import AdapterError
 from .networks.dinov2 import Dinov2, load_dinov2
+from .networks.dinov2_weights import check_source
 from .pictures.infotext import infotext
 from .pictures.picture import Picture, picture_from_pil, read_picture, write_picture
 from .report.maps import Heat
@@ -112,6 +113,8 @@ def upscale(
     plan = plan_job(settings, picture.size, model)
     if dino is None and needs_features(settings, measures=measure, adapts=settings.conditions):
         dino = _features(settings.dino_model or None)
+    elif dino is None:
+        check_source(settings.dino_model or None)  # a misspelt name is an error whether it is needed or not
     tokens = _image_tokens(settings, model, dino) if settings.conditions else None
     started = time.perf_counter()
     with torch.no_grad():

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lib_dino import Settings, upscale
+from lib_dino.errors import ModelError
 from lib_dino.measure.quality import detail_ratio, psnr
 from lib_dino.networks.dinov2 import load_dinov2
 from lib_dino.pictures.files import read_settings_text
@@ -83,6 +84,13 @@ class Stopped(PixelTileModel):
     def render(self, *args):
         self.rendered += 1
         return super().render(*args) if self.rendered == 1 else None
+
+
+def test_a_network_that_does_not_exist_is_refused_even_where_none_is_needed(photo, model):
+    for name in ("no-such-model", "/no/such/folder", "no/such.safetensors"):
+        with pytest.raises(ModelError, match=r"No DINOv2 network at"):
+            upscale(photo[1], Settings(denoise=0, dino_model=name), model=model)
+    assert upscale(photo[1], Settings(denoise=0, dino_model="facebook/dinov2-small"), model=model)
 
 
 def test_a_stopped_picture_says_so_in_its_text_and_its_settings_are_still_read(photo, dino, tmp_path):

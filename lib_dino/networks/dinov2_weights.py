@@ -73,6 +73,22 @@ class Weights:
         return self.tensors["blocks.0.mlp.fc2.weight"].shape[1]
 
 
+def check_source(source: str | Path | None) -> None:
+    """Find out, without loading or fetching anything, whether `source` may stand for a DINOv2 network.
+
+    Raises:
+        ModelError: there is no such file or folder, and it is no Hugging Face id.
+    """
+    if not _is_repository(source):
+        locate(source)
+
+
+def _is_repository(source: str | Path | None) -> bool:
+    if not isinstance(source, str) or Path(source).expanduser().exists() or source.endswith(".safetensors"):
+        return False
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", source) is not None
+
+
 def locate(source: str | Path | None) -> tuple[Path, str]:
     """The weights file that `load_dinov2` means by `source`, and what to call it."""
     path = Path(EMBEDDED if source is None else source).expanduser()
@@ -83,7 +99,7 @@ def locate(source: str | Path | None) -> tuple[Path, str]:
         if path.suffix != ".safetensors":
             raise ModelError(f"DINOv2 weights are read from .safetensors files alone; got {path.name}. Convert it.")
         return path, name
-    if isinstance(source, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", source) and path.suffix != ".safetensors":
+    if isinstance(source, str) and _is_repository(source):
         return _fetch(source), source
     raise ModelError(
         f"No DINOv2 network at {path}. Give a folder with config.json and model.safetensors, a .safetensors file, "

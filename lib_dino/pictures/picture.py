@@ -45,6 +45,9 @@ _OPTIONS: Final[dict[str, dict[str, Any]]] = {
 }
 
 
+_ORIENTATION: Final = 0x0112
+
+
 @dataclass(frozen=True, eq=False)
 class Picture:
     """A picture as the core works on it, with what its file said about it.
@@ -176,7 +179,8 @@ def _depth_notes(image: Image.Image) -> Iterator[str]:
 def _upright(image: Image.Image, notes: list[str]) -> tuple[Image.Image, bytes | None]:
     """The image turned as its EXIF asks, and the EXIF without that request."""
     try:
-        image = ImageOps.exif_transpose(image)
+        if image.getexif().get(_ORIENTATION, 1) != 1:  # else it would be copied
+            image = ImageOps.exif_transpose(image)
         exif = image.info.get("exif") or None
         Image.Exif().load(exif or b"")
         return image, exif

@@ -30,7 +30,6 @@ _SAVERS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
 _HEAD: Final = {"PNG": 33, "JPEG": 2}
 """Bytes before what a file says beside its pixels: signature and IHDR, or SOI."""
 
-_RELEASE_BYTES: Final = 2**25
 _CLASSIC_TIFF_BYTES: Final = 2**32 - 2**24
 
 
@@ -95,8 +94,7 @@ class _Spliced:
         except OSError as error:
             self.error = error
             return 0
-        if self._seen // _RELEASE_BYTES != (self._seen + len(data)) // _RELEASE_BYTES:
-            arrays.release()
+        arrays.release()
         self._seen += len(data)
         return len(data)
 

@@ -14,7 +14,8 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 TITLE = "DINO Upscale"
-SMALL = {"tile_size": 64, "overlap": 16, "scale_factor": 2.0}
+SMALL = {"tile_size": 64, "overlap": 16, "scale_factor": 2.0, "consistency": 0.9}
+"""Guided: at full consistency guidance is not run."""
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,8 @@ def test_script_info_lists_both_scripts_with_every_argument(host):
         assert len(set(labels)) == len(labels) and all(labels)
         strength = script["args"][FIELDS.index("dino_strength")]
         assert (strength["minimum"], strength["maximum"]) == (0, 1)
-        assert "Lanczos" in script["args"][FIELDS.index("upscaler")]["choices"]
+        choices = script["args"][FIELDS.index("upscaler")]["choices"]
+        assert choices[0] == "None" and len(choices) > 1
         assert "creative" in script["args"][FIELDS.index("preset")]["choices"]
 
 
@@ -148,6 +149,9 @@ def test_a_grey_a_transparent_and_a_tiny_picture_are_taken(host):
 
 
 def test_upscalers_of_the_host_are_used(host):
+    info = next(s for s in host.call("/sdapi/v1/script-info").body if s["name"] == TITLE.lower())
+    if "Nearest" not in info["args"][FIELDS.index("upscaler")]["choices"]:
+        pytest.skip("the WebUI has no upscaler that needs no file")
     none, nearest = (
         host.dropdown({**SMALL, "denoise": 0, "consistency": 0, "dino_enabled": False, "upscaler": u}).pixels
         for u in ("None", "Nearest")
@@ -247,10 +251,10 @@ def test_an_interrupt_ends_the_run_and_keeps_what_is_done(host):
     assert not job.is_alive()
     stopped = job.answer.image
     assert stopped.size == (384, 288)
-    # 8 x 6 tiles of 64 px that share 16 px or more.
-    done = re.fullmatch(r"after (\d+) of 48 tiles", job.answer.saved["DINO stopped"])
+    # 8 x 6 tiles of 64 px that share 16 px or more, fewer where a host has them share less.
+    done = re.fullmatch(r"after (\d+) of (\d+) tiles", job.answer.saved["DINO stopped"])
     # The line under the bar is at the next tile as soon as the last call of one has been made.
-    assert done and 1 <= int(done[1]) < 48
+    assert done and 1 <= int(done[1]) < int(done[2]) <= 48
     base = host.dropdown({**settings, "denoise": 0}).image
     first, last = (0, 0, 40, 40), (330, 240, 384, 288)
     assert stopped.crop(first).tobytes() != base.crop(first).tobytes()

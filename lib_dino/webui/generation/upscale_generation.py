@@ -77,6 +77,8 @@ class UpscaleGeneration:
             settings, measures=self._reports.wanted, adapts=adapts, finds_subject=bool(job.subject_prompt)
         ):
             self._dino = model_files.load(model_name)
+        else:
+            model_files.check(model_name)
         saved = {**job.to_infotext(), **keys}
         if model_name != BUILT_IN_MODEL or settings.dino_model:
             saved["DINO model"] = model_name

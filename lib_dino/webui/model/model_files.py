@@ -53,7 +53,16 @@ def chosen(name: str) -> str:
     return BUILT_IN_MODEL if name in ("", DEFAULT_MODEL) else name
 
 
-def source(name: str) -> Path | None:
+def check(name: str) -> None:
+    """Find out, without fetching or loading it, whether a network is known.
+
+    Raises:
+        SettingsError: nothing of that name is.
+    """
+    source(name, fetch=False)
+
+
+def source(name: str, *, fetch: bool = True) -> Path | None:
     """The file or folder of a network, fetched if need be; None is the one that ships.
 
     Raises:
@@ -68,7 +77,8 @@ def source(name: str) -> Path | None:
             return path
     key = name.rpartition("/")[2]
     if key in PUBLISHED and name in (key, PUBLISHED[key].repository):
-        return place / f"{key}{_SUFFIX}" if (place / f"{key}{_SUFFIX}").is_file() else _fetch(key, place)
+        path = place / f"{key}{_SUFFIX}"
+        return path if path.is_file() or not fetch else _fetch(key, place)
     raise SettingsError(
         f"There is no feature model {name[:200]!r}: it is none of {', '.join(names())}, and no file or folder "
         f"with {_SUFFIX} weights. Put the file into {place}.",

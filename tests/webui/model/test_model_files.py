@@ -101,6 +101,14 @@ def test_the_folder_can_be_chosen(host, tmp_path):
     assert weights.folder() == tmp_path / "elsewhere"
 
 
+def test_a_name_is_checked_without_fetching_anything(host, monkeypatch):
+    monkeypatch.setattr(weights, "_fetch", None)
+    weights.check("dinov2-small")
+    weights.check(weights.BUILT_IN_MODEL)
+    with pytest.raises(SettingsError, match="no-such-model"):
+        weights.check("no-such-model")
+
+
 def test_an_unknown_network_is_refused_by_name(host):
     with pytest.raises(SettingsError) as caught:
         weights.source("no-such-model")

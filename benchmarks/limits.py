@@ -1,0 +1,105 @@
+"""Memory and time against the size of the result: `python -m benchmarks.limits --megapixels 1 4 16 64`.
+
+Every size is a process of its own that enlarges a synthetic source by `--scale` on the command line and writes a PNG
+(or, by `--ending .tif`, a TIFF). Figures: the largest resident memory that the system counted for it, wall seconds of
+the whole process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run.
+
+    Attributes:
+        megapixels: of the result.
+        mib: largest resident memory.
+        seconds: of the whole process.
+        said: what the command line says that it took.
+    """
+
+    megapixels: float
+    mib: float
+    seconds: float
+    said: float
+
+
+def source(side: int, path: Path) -> None:
+    """Write a square picture with soft shapes, edges and texture."""
+    y, x = np.mgrid[0:side, 0:side].astype(np.float32)
+    waves = 0.5 + 0.2 * np.sin(x / 37) * np.cos(y / 53) + 0.15 * (np.sin((x + y) / 5) > 0)
+    image = np.stack([waves, 0.8 * waves + 0.1 * np.sin(y / 11), 1 - waves], -1)
+    Image.fromarray((image.clip(0, 1) * 255).round().astype(np.uint8)).save(path, compress_level=1)
+
+
+def measured(megapixels: float, scale: float, ending: str, folder: Path, flags: Sequence[str]) -> Row:
+    """Enlarge a picture to so many megapixels in a process of its own.
+
+    Raises:
+        RuntimeError: the process failed.
+    """
+    side = round(math.sqrt(megapixels * 1e6) / scale)
+    given, out = folder / "source.png", folder / f"result{ending}"
+    source(side, given)
+    command = [sys.executable, "-m", "lib_dino", "upscale", str(given), "-o", str(out), "--scale", f"{scale:g}",
+               "--seed", "1", "--quiet", "--force", *flags]  # fmt: skip
+    started = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    words = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - started
+    if status:
+        raise RuntimeError(f"{megapixels:g} megapixels ended with status {os.waitstatus_to_exitcode(status)}")
+    said = float(words.split()[-2])
+    height, width = (round(side * scale) for _ in range(2))
+    return Row(height * width / 1e6, usage.ru_maxrss / 1024, seconds, said)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The figures as Markdown."""
+    lines = ["| result, MP | memory, MiB | s | said | s a MP |", "| ---: | ---: | ---: | ---: | ---: |"]
+    for r in rows:
+        each = r.seconds / r.megapixels
+        lines.append(f"| {r.megapixels:.0f} | {r.mib:.0f} | {r.seconds:.0f} | {r.said:.0f} | {each:.2f} |")
+    if len(rows) > 1:
+        first, last = rows[0], rows[-1]
+        slope = (last.mib - first.mib) / (last.megapixels - first.megapixels)
+        lines.append(f"\n{slope:.2f} MiB a megapixel between {first.megapixels:.0f} and {last.megapixels:.0f} MP.")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--megapixels", type=float, nargs="+", default=[1, 4, 16, 64])
+    parser.add_argument("--scale", type=float, default=2)
+    parser.add_argument("--ending", default=".png", choices=[".png", ".tif", ".jpg"])
+    parser.add_argument("flags", nargs="*", help="further flags of the command line, after --")
+    options = parser.parse_args(argv)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for megapixels in options.megapixels:
+            rows.append(measured(megapixels, options.scale, options.ending, Path(folder), options.flags))
+            print(table(rows[-1:]).splitlines()[-1], flush=True)
+    print(table(rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
