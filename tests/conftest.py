@@ -10,6 +10,12 @@ import pytest
 import torch
 
 
+@pytest.fixture(autouse=True)
+def no_tiles_at_home(tmp_path_factory, monkeypatch):
+    """Tests keep no tiles in the user's own folder."""
+    monkeypatch.setenv("DINO_UPSCALE_TILES", str(tmp_path_factory.getbasetemp() / "kept-tiles"))
+
+
 @pytest.fixture
 def generator() -> torch.Generator:
     """The same random numbers for every run of every test."""

@@ -21,7 +21,7 @@ from .finish import Finished, finish, tile_drift
 from .prepare import SEEN_RMS, Prepared, source_is_flat
 from .progress import OnProgress
 from .retry import Candidates
-from .tiles import Conditions, sample_tiles
+from .tiles import Conditions, TileStore, sample_tiles
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,19 @@ def run_picture(
     conditions: Conditions | None = None,
     saved: Callable[[Tensor], Tensor] = eight_bit,
     on_progress: OnProgress | None = None,
+    store: TileStore | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> Finished:
     """Take a prepared picture through its tiles to the finished one.
 
     Args:
         saved: what is left of a picture once it is written; the drift limit holds for that.
+        store, stop: see `sample_tiles`.
     """
     tiles, skipped = wanted_tiles(job, model)
-    sampled = sample_tiles(job, model, tiles, skipped=skipped, conditions=conditions, on_progress=on_progress)
+    sampled = sample_tiles(
+        job, model, tiles, skipped=skipped, conditions=conditions, on_progress=on_progress, store=store, stop=stop
+    )
     return finish(job, sampled, saved)
 
 
@@ -107,6 +112,8 @@ def events(job: Prepared, finished: Finished) -> Iterator[str]:
     sampled = finished.sampled
     if sampled.stopped:
         yield "Stopped before the last tile; the rest is the enlarged source."
+    if sampled.resumed:
+        yield f"Went on after {_tiles(sampled.resumed)} from a run of the same job that was cut short."
     if sampled.faulty:
         keep = "keeps" if sampled.faulty == 1 else "keep"
         yield f"{_tiles(sampled.faulty)} came out black or without valid numbers and {keep} the enlarged source."

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -39,6 +40,36 @@ class Conditions:
 
 
 @dataclass(frozen=True)
+class SampledBatch:
+    """A batch of tiles that is done, with what it took.
+
+    Attributes:
+        candidates: the attempts at each of its tiles.
+        calls: model calls, retries included.
+        splits: how often it did not fit into memory and was halved.
+        redone: tiles that were sampled again.
+    """
+
+    candidates: tuple[Candidates, ...]
+    calls: int
+    splits: int
+    redone: int
+
+
+class TileStore(Protocol):
+    """Keeps finished batches for a run that goes on after this one was cut short; `resume` has the one on disk."""
+
+    def take(self, tiles: Sequence[Tile]) -> SampledBatch | None:
+        """The batch of these tiles, bitwise as an earlier run of the same job made it; None where it made none."""
+
+    def holds(self, tiles: Sequence[Tile]) -> bool:
+        """Tell whether there is such a batch, without reading it; one that turns out damaged is made again."""
+
+    def keep(self, tiles: Sequence[Tile], batch: SampledBatch) -> None:
+        """Keep a finished batch; what goes wrong with that must not end the run."""
+
+
+@dataclass(frozen=True)
 class SampledTiles:
     """The blended picture before anything is done to the whole of it.
 
@@ -49,6 +80,7 @@ class SampledTiles:
         stopped: the user asked to stop before the last tile.
         skipped: open tiles that were left alone, because nothing in them wants repainting.
         splits: how often a batch did not fit into memory and was halved.
+        resumed: tiles that an earlier run of the same job had made.
     """
 
     image: Tensor
@@ -57,6 +89,7 @@ class SampledTiles:
     stopped: bool = False
     skipped: tuple[Tile, ...] = ()
     splits: int = 0
+    resumed: int = 0
 
     @property
     def redone(self) -> int:
@@ -82,34 +115,54 @@ def sample_tiles(
     skipped: Sequence[Tile] = (),
     conditions: Conditions | None = None,
     on_progress: OnProgress | None = None,
+    store: TileStore | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> SampledTiles:
-    """Sample `tiles` in order and blend them, or those before the user asked to stop."""
+    """Sample `tiles` in order and blend them, or those before the user asked to stop.
+
+    Args:
+        store: keeps finished batches; those it has already are not sampled.
+        stop: asked before every batch and after every model call; True ends the run there.
+    """
     settings, (height, width) = job.settings, job.target_size
     start = job.padded(job.start)
     canvas = Canvas(start, job.plan.tiles, feather_px=settings.overlap)
-    per_batch = model.calls(settings.denoise, settings.steps)
+    batches = batches_of(tiles, settings.tile_batch_size) if model.calls(settings.denoise, settings.steps) else []
+    ahead = sum(store is None or not store.holds(batch) for batch in batches)
+    counter = ProgressCounter(len(tiles), ahead * model.calls(settings.denoise, settings.steps), on_progress)
     done: list[Candidates] = []
-    counter = ProgressCounter(len(tiles), planned_calls(job, model, len(tiles)), on_progress)
     stopped = False
+    resumed = 0
     counter.show(start[..., :height, :width])
-    if per_batch:
-        sampler = TileSampler(job, model, canvas, start, conditions or Conditions())
-        for first in range(0, len(tiles), settings.tile_batch_size):
-            batch, stopped = _sample_batch(sampler, list(tiles[first : first + settings.tile_batch_size]), counter)
-            for candidates in batch:
-                canvas.add(candidates.tile, candidates.best.image)
-            done += batch
-            if batch:
-                counter.show(canvas.result()[..., :height, :width])
-            if stopped:
-                break
+    sampler = TileSampler(job, model, canvas, start, conditions or Conditions(), stop) if batches else None
+    for wanted in batches:
+        assert sampler is not None
+        if store is not None and (kept := store.take(wanted)) is not None:
+            batch = list(kept.candidates)
+            counter.replay(len(wanted), kept.calls, splits=kept.splits, redone=kept.redone)
+            resumed += len(wanted)
+        elif stop is not None and stop():
+            batch, stopped = [], True
+        else:
+            before = counter.spent
+            batch, stopped = _sample_batch(sampler, wanted, counter)
+            if store is not None and not stopped:
+                took = (now - then for now, then in zip(counter.spent, before, strict=True))
+                store.keep(wanted, SampledBatch(tuple(batch), *took))
+        for candidates in batch:
+            canvas.add(candidates.tile, candidates.best.image)
+        done += batch
+        if batch:
+            counter.show(canvas.result()[..., :height, :width])
+        if stopped:
+            break
     image = canvas.result()[..., :height, :width]
-    return SampledTiles(image, tuple(done), counter.calls, stopped, tuple(skipped), counter.splits)
+    return SampledTiles(image, tuple(done), counter.calls, stopped, tuple(skipped), counter.splits, resumed)
 
 
-def planned_calls(job: Prepared, model: TileModel, tiles: int) -> int:
-    """Model calls for so many tiles, retries left out."""
-    return model.calls(job.settings.denoise, job.settings.steps) * -(-tiles // job.settings.tile_batch_size)
+def batches_of(tiles: Sequence[Tile], size: int) -> list[list[Tile]]:
+    """`tiles` in the batches that they are sampled in, each of `size`, the last one of what is left."""
+    return [list(tiles[first : first + size]) for first in range(0, len(tiles), size)]
 
 
 def _sample_batch(
@@ -144,18 +197,24 @@ def _sample_batch(
     return retry(judged, tries=settings.repair_tries, next_attempt=sampler.next_attempt, sample=again_judged)
 
 
+class _Stopped(BaseException):
+    """The user asked to stop between two model calls; no `Exception`, for what stands between is not to catch it."""
+
+
 class TileSampler:
     """Samples tiles of one picture: img2img under the source's corrections.
 
     Args:
         canvas: where the tiles will go; it knows how much each counts where.
         start: what tiles start from, (1, 3, *canvas size) in [0, 1].
+        stop: asked after every model call; True ends it.
     """
 
     def __init__(
-        self, job: Prepared, model: TileModel, canvas: Canvas, start: Tensor, conditions: Conditions
-    ) -> None:
-        self.job, self.model = job, model
+        self, job: Prepared, model: TileModel, canvas: Canvas, start: Tensor, conditions: Conditions,
+        stop: Callable[[], bool] | None = None,
+    ) -> None:  # fmt: skip
+        self.job, self.model, self._stop = job, model, stop
         self._canvas, self._start, self._conditions = canvas, start, conditions
         # One field for the whole canvas: where tiles overlap they start from the same noise.
         shape = (1, model.channels, *(side // model.factor for side in start.shape[-2:]))
@@ -193,7 +252,10 @@ class TileSampler:
         started = time.perf_counter()
         batch = self._batch(tiles, how)
         corrector = BatchCorrector([self._corrections(tile, how) for tile in tiles])
-        out = self.model.render(batch, corrector, self._on_step(how, counter, finishing))
+        try:
+            out = self.model.render(batch, corrector, self._on_step(how, counter, finishing))
+        except _Stopped:
+            out = None
         if out is None:
             return None
         seconds = (time.perf_counter() - started) / len(tiles)
@@ -236,6 +298,9 @@ class TileSampler:
             nonlocal left
             left -= 1
             counter.step(finishing=finishing if left <= 0 else 0)
+            # Not after the last one: the tiles are as good as done.
+            if left > 0 and self._stop is not None and self._stop():
+                raise _Stopped
 
         return on_step
 
