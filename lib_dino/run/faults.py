@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 TRIES: Final = 1
-"""How often a faulty tile is sampled again, with other noise."""
+"""How often a faulty tile is sampled again, with other noise; before that once in float32, where that is possible."""
 
 _BLACK: Final = 2 / 255
 _SEEN: Final = 8 / 255
@@ -29,6 +29,22 @@ def is_valid(image: Tensor, start: Tensor) -> bool:
     if not bool(torch.isfinite(image).all()):
         return False
     return float(image.max()) > _BLACK or float(start.mean()) <= _SEEN
+
+
+def mended(image: Tensor, start: Tensor) -> tuple[Tensor, int]:
+    """A finished picture without pixels that are no numbers, and how many there were; all of them where it is black.
+
+    Args:
+        image: (1, 3, H, W); not changed.
+        start: shown in their place, (1, 3, H, W) in [0, 1].
+    """
+    faulty = (~image.isfinite()).any(1, keepdim=True)
+    count = int(faulty.sum())
+    if count == 0 and is_valid(image, start):
+        return image, 0
+    if count == 0:
+        return start.clone(), image[0, 0].numel()
+    return torch.where(faulty, start, image), count
 
 
 def is_out_of_memory(error: BaseException) -> bool:

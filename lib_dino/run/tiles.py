@@ -6,6 +6,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,7 +18,7 @@ from ..errors import SettingsError
 from ..measure.drift import TileDrift
 from ..sampling.consistency import FINAL_ITERATIONS, tile_pull
 from ..sampling.correction import BatchCorrector, TileCorrections
-from ..sampling.tile_model import TileBatch, TileModel
+from ..sampling.tile_model import HalfPrecisionModel, TileBatch, TileModel
 from ..tiling.blend import Canvas
 from ..tiling.plan import Tile
 from . import faults
@@ -100,6 +101,11 @@ class SampledTiles:
     def uncorrected(self) -> int:
         """How many tiles were not corrected at some model call, because a correction was no number."""
         return sum(each.best.dropped > 0 for each in self.candidates)
+
+    @property
+    def precise(self) -> int:
+        """How many tiles gave valid numbers in float32 alone."""
+        return sum(each.best.settings.precise and each.best.valid for each in self.candidates)
 
     @property
     def faulty(self) -> int:
@@ -187,9 +193,15 @@ def _sample_batch(
         attempts = again(failed, how)
         return None if attempts is None else [sampler.judged(attempt) for attempt in attempts]
 
+    halves = sampler.computes_in_half()
+
+    def after_fault(how: AttemptSettings) -> AttemptSettings:
+        # Where float32 did not help either, precision is not to blame, or memory is too short for it.
+        return how.in_float32() if halves and not how.precise else how.reseeded().in_half()
+
     batch, stopped = retry(
         [Candidates((attempt,)) for attempt in attempts],
-        tries=faults.TRIES, next_attempt=AttemptSettings.reseeded, sample=again,
+        tries=faults.TRIES + halves, next_attempt=after_fault, sample=again,
     )  # fmt: skip
     if stopped or not settings.repair_tries:
         return batch, stopped
@@ -231,8 +243,11 @@ class TileSampler:
         try:
             return self._at_once(tiles, how, counter, finishing)
         except Exception as error:
-            if len(tiles) == 1 or not faults.is_out_of_memory(error):
+            if not faults.is_out_of_memory(error) or (len(tiles) == 1 and not how.precise):
                 raise
+        if len(tiles) == 1:  # float32 takes more, and is only a try
+            faults.free_memory()
+            return [self._failed(tiles[0], how)]
         # Outside of the handler: the error holds on to everything that was being worked on.
         faults.free_memory()
         counter.splits += 1
@@ -253,7 +268,10 @@ class TileSampler:
         batch = self._batch(tiles, how)
         corrector = BatchCorrector([self._corrections(tile, how) for tile in tiles])
         try:
-            out = self.model.render(batch, corrector, self._on_step(how, counter, finishing))
+            with self._precision(how) as ready:
+                if not ready:
+                    return [self._failed(tile, how) for tile in tiles]
+                out = self.model.render(batch, corrector, self._on_step(how, counter, finishing))
         except _Stopped:
             out = None
         if out is None:
@@ -269,6 +287,19 @@ class TileSampler:
             else Attempt(tile, how, start, seconds, 0.0, failing=math.inf, valid=False, dropped=dropped)
             for tile, image, start, guidance, dropped in parts
         ]
+
+    def computes_in_half(self) -> bool:
+        """Tell whether a tile can be sampled in float32, and would not be so anyway."""
+        return isinstance(self.model, HalfPrecisionModel) and self.model.computes_in_half()
+
+    def _precision(self, how: AttemptSettings) -> AbstractContextManager[bool]:
+        if how.precise and isinstance(self.model, HalfPrecisionModel):
+            return self.model.in_float32()
+        return nullcontext(True)
+
+    def _failed(self, tile: Tile, how: AttemptSettings) -> Attempt:
+        start = self._start[..., tile.rows, tile.cols].clone()
+        return Attempt(tile, how, start, 0.0, 0.0, failing=math.inf, valid=False)
 
     def judged(self, attempt: Attempt) -> Attempt:
         """Add drift, detail and how badly it fails to an attempt."""
@@ -322,7 +353,7 @@ class TileSampler:
         f = self.model.factor
         rows, cols = slice(tile.y0 // f, tile.y1 // f), slice(tile.x0 // f, tile.x1 // f)
         shared = self._noise[..., rows, cols]
-        if how.number == 0:
+        if how.seed == self.job.settings.seed:
             return shared
         # Where a neighbour shows as well it keeps to the neighbour's noise; squares of shares that sum to one
         # keep the variance.
