@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +26,8 @@ from . import faults
 from .prepare import Prepared, extend
 from .progress import OnProgress, ProgressCounter
 from .retry import Attempt, AttemptSettings, Candidates, judge, retry
+
+log = logging.getLogger("dino_upscale")
 
 
 @dataclass(frozen=True)
@@ -243,11 +246,15 @@ class TileSampler:
         try:
             return self._at_once(tiles, how, counter, finishing)
         except Exception as error:
-            if not faults.is_out_of_memory(error) or (len(tiles) == 1 and not how.precise):
+            short = faults.is_out_of_memory(error)
+            # Float32 takes more memory and ways that are rarely gone, and is only a try.
+            if not how.precise and (len(tiles) == 1 or not short):
                 raise
-        if len(tiles) == 1:  # float32 takes more, and is only a try
+            if how.precise:
+                log.warning("A tile could not be sampled in float32: %s", error)
+        if how.precise and (len(tiles) == 1 or not short):
             faults.free_memory()
-            return [self._failed(tiles[0], how)]
+            return [self._failed(tile, how) for tile in tiles]
         # Outside of the handler: the error holds on to everything that was being worked on.
         faults.free_memory()
         counter.splits += 1

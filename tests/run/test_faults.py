@@ -266,3 +266,18 @@ def test_a_report_is_valid_json_whatever_was_measured(source, tmp_path):
     )
     values = json.loads(json.dumps(report.to_dict(), allow_nan=False))
     assert values["detail"] is values["source_noise"] is values["source_psnr"] is None
+
+
+def test_whatever_goes_wrong_in_float32_is_no_more_than_a_lost_try(source):
+    model = Half({1})
+    render = model.render
+
+    def mismatch(*args):
+        if model.precise:
+            raise RuntimeError("expected Half but found Float")
+        return render(*args)
+
+    model.render = mismatch
+    task = run(source, model, tile_batch_size=2)
+    assert task.finished.sampled.faulty == 0 and task.finished.sampled.precise == 0
+    assert torch.isfinite(task.image).all()
