@@ -10,6 +10,14 @@ import pytest
 import torch
 
 
+if importlib.util.find_spec("hypothesis") is not None:
+    from hypothesis import settings
+
+    # The same examples every time; `make fuzz` is what looks for new ones.
+    settings.register_profile("suite", deadline=None, derandomize=True, database=None)
+    settings.load_profile("suite")
+
+
 @pytest.fixture(autouse=True)
 def no_tiles_at_home(tmp_path_factory, monkeypatch):
     """Tests keep no tiles in the user's own folder."""
