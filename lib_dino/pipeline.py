@@ -20,13 +20,16 @@ from . import arrays
 from .adapter.diffusers_unet import check_fits, shapes
 from .adapter.injection import Adapter, ImageTokens
 from .adapter.load import load_adapter
-from .errors import AdapterError
+from .errors import AdapterError, Interrupted
 from .networks.dinov2 import Dinov2, load_dinov2
 from .networks.dinov2_weights import check_source
 from .pictures.infotext import infotext
 from .pictures.picture import Picture, picture_from_pil, read_picture, write_picture
 from .report.maps import Heat
 from .report.records import Report, drift_figures
+from .resume.fingerprint import digest, features_fingerprint, network_digest, package_digest
+from .resume.job_tiles import job_tiles, kept_batches, kept_seed
+from .resume.place import Keeping
 from .run.drift_limit import eight_bit
 from .run.finish import Finished
 from .run.outcome import Outcome, marks, report_on, run_picture
@@ -63,6 +66,9 @@ class Result:
         heats: maps of what was measured, the more telling first; none when drift was not.
         source: what it was made from.
         marks: saved keys and values of a picture that is not all that was asked for, see `run.outcome.marks`.
+        stopped: it was stopped before its last tile.
+        sampled_tiles: tiles that are done.
+        job: fingerprint of what decides its pixels, the seed left out; tiles are kept under it.
     """
 
     picture: Picture
@@ -71,6 +77,9 @@ class Result:
     heats: tuple[Heat, ...] = ()
     source: Picture | None = None
     marks: Mapping[str, str] = field(default_factory=dict)
+    stopped: bool = False
+    sampled_tiles: int = 0
+    job: str = ""
 
     def figures(self) -> dict[str, str]:
         """Keys and values that are saved beside the settings: what was measured, and the marks."""
@@ -94,6 +103,8 @@ def upscale(
     dino: Dinov2 | None = None,
     measure: bool = False,
     progress: Callable[[Progress], None] | None = None,
+    keeping: Keeping | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> Result:
     """Enlarge a picture by tiled img2img, kept to its source by consistency and DINO guidance.
 
@@ -104,12 +115,25 @@ def upscale(
         dino: a loaded feature network; None loads `settings.dino_model` when it is needed.
         measure: also measure drift, which needs the feature network even where guidance is off.
         progress: told after every model call.
+        keeping: keeps finished tiles on disk, and says whether those of the same job are taken; None keeps none. They
+            stay until `forget` is called, once the result is saved.
+        stop: asked between model calls; once it says True the rest of the picture stays the enlarged source.
 
     Raises:
         SettingsError: the target size does not fit the source, or the job is too large.
         ImageError, ModelError: the picture or a network cannot be read.
     """
-    picture, settings, model = _open(source), _seeded(settings or Settings()), _model(model)
+    settings = settings or Settings()
+    return _upscale(
+        _open(source), _seeded(settings), _model(model), dino, measure=measure, progress=progress, keeping=keeping,
+        stop=stop, drawn=settings.seed < 0,
+    )  # fmt: skip
+
+
+def _upscale(
+    picture: Picture, settings: Settings, model: TileModel, dino: Dinov2 | None, *, measure: bool,
+    progress: Callable[[Progress], None] | None, keeping: Keeping | None, stop: Callable[[], bool] | None, drawn: bool,
+) -> Result:  # fmt: skip
     plan = plan_job(settings, picture.size, model)
     if dino is None and needs_features(settings, measures=measure, adapts=settings.conditions):
         dino = _features(settings.dino_model or None)
@@ -117,15 +141,37 @@ def upscale(
         check_source(settings.dino_model or None)  # a misspelt name is an error whether it is needed or not
     tokens = _image_tokens(settings, model, dino) if settings.conditions else None
     started = time.perf_counter()
-    with torch.no_grad():
+    job_name = "" if keeping is None else job_fingerprint(picture, settings, model, dino, tokens)
+    keeping = keeping if job_name else None
+    if keeping is not None and (found := kept_batches(keeping, job_name, -1 if drawn else settings.seed)):
+        keeping.on_found(found)
+    if drawn and (seed := kept_seed(keeping, job_name)) is not None:
+        settings = settings.replace(seed=seed)
+    with torch.no_grad(), job_tiles(keeping, job_name, settings.seed, drawn=drawn) as store:
         job = prepare(picture.pixels, plan, settings, dino=dino)
         finished = run_picture(
             job, model, conditions=Conditions(tokens), saved=_grey_eight_bit if picture.grey else eight_bit,
-            on_progress=_steps_alone(progress),
+            on_progress=_steps_alone(progress), store=store, stop=stop,
         )  # fmt: skip
         seconds = time.perf_counter() - started
         outcome = report_on(job, model, finished, measures=measure, seconds=seconds)
-    return _result(picture, finished.image, outcome, settings, marks(job, finished))
+    result = _result(picture, finished.image, outcome, settings, marks(job, finished))
+    sampled = finished.sampled
+    return dataclasses.replace(
+        result, stopped=sampled.stopped, sampled_tiles=len(sampled.candidates), job=job_name
+    )
+
+
+def job_fingerprint(
+    picture: Picture, settings: Settings, model: TileModel, dino: Dinov2 | None, tokens: ImageTokens | None
+) -> str:
+    """Digits that stand for all that decides a job's tiles but its seed; empty for a model that has no fingerprint."""
+    own = getattr(model, "fingerprint", None)
+    if own is None:
+        return ""
+    features = None if dino is None else features_fingerprint(dino)
+    adapter = None if tokens is None else network_digest(tokens.adapter)
+    return digest(package_digest(), picture.pixels, settings.replace(seed=-1), own, features, adapter)
 
 
 def compare(
@@ -135,24 +181,43 @@ def compare(
     model: TileModel | str | os.PathLike[str] | None = None,
     dino: Dinov2 | None = None,
     progress: Callable[[Progress], None] | None = None,
+    keeping: Keeping | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> dict[str, Result]:
     """The same picture with ever more of the product switched on, same seed; arguments as for `upscale`.
 
     Returns:
         Results by label: Lanczos, plain img2img, the settings as given; before these, where features play a part in
         them, the same without.
+
+    Raises:
+        Interrupted: `stop` said so before the last of them, so that there is nothing to compare.
     """
-    picture, settings = _open(source), _seeded(settings or Settings())
-    model = _model(model)
+    picture, model = _open(source), _model(model)
+    drawn = settings is None or settings.seed < 0
+    settings = _seeded(settings or Settings())
     dino = dino or _features(settings.dino_model or None)
     arms = {"Plain img2img": settings.replace(**_AS_IT_COMES)}
     if settings.guides or settings.conditions or settings.repair_tries or settings.max_drift:
         arms["Without DINO"] = settings.replace(**_UNGUIDED)
     arms["Your settings"] = settings
+    if drawn and keeping is not None:
+        names = [_arm_fingerprint(picture, arm, model, dino) for arm in arms.values()]
+        found = [seed for name in names if (seed := kept_seed(keeping, name)) is not None]
+        arms = {label: arm.replace(seed=found[0]) for label, arm in arms.items()} if found else arms
     results = {"Lanczos": _lanczos(picture, settings, model, dino)}
     for label, arm in arms.items():
-        results[label] = upscale(picture, arm, model=model, dino=dino, measure=True, progress=progress)
+        if any(result.stopped for result in results.values()):
+            raise Interrupted("The comparison was stopped before its last picture.")
+        results[label] = _upscale(
+            picture, arm, model, dino, measure=True, progress=progress, keeping=keeping, stop=stop, drawn=drawn
+        )
     return results
+
+
+def _arm_fingerprint(picture: Picture, settings: Settings, model: TileModel, dino: Dinov2) -> str:
+    tokens = _image_tokens(settings, model, dino) if settings.conditions else None
+    return job_fingerprint(picture, settings, model, dino, tokens)
 
 
 def _lanczos(picture: Picture, settings: Settings, model: TileModel, dino: Dinov2) -> Result:

@@ -17,6 +17,11 @@ TITLE: Final = "DINO Upscale"
 
 NO_UPSCALER: Final = "None"
 
+OPTION_KEPT: Final = "dino_upscale_kept_tiles_gib"
+"""The settings page's bound of all tiles that are kept on disk; 0 keeps none."""
+
+KEPT_GB: Final = 16
+
 
 @dataclass(frozen=True)
 class WebuiSettings:
@@ -55,6 +60,11 @@ class WebuiSettings:
         False, "Save drift report", "DINO drift report",
         "Measures drift, and saves its figures and a page beside the picture.",
         group="Report", argument=24, none_value=False,
+    )
+    resume: bool = declare(
+        True, "Resume", "",
+        "Goes on where the same upscale, with the same picture and settings, was cut short; off = starts it again.",
+        group="Tiles", argument=30,
     )
 
 

@@ -9,6 +9,19 @@ import warnings
 import pytest
 import torch
 
+if importlib.util.find_spec("hypothesis") is not None:
+    from hypothesis import settings
+
+    # The same examples every time; `make fuzz` is what looks for new ones.
+    settings.register_profile("suite", deadline=None, derandomize=True, database=None)
+    settings.load_profile("suite")
+
+
+@pytest.fixture(autouse=True)
+def no_tiles_at_home(tmp_path_factory, monkeypatch):
+    """Tests keep no tiles in the user's own folder."""
+    monkeypatch.setenv("DINO_UPSCALE_TILES", str(tmp_path_factory.getbasetemp() / "kept-tiles"))
+
 
 @pytest.fixture
 def generator() -> torch.Generator:

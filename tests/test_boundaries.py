@@ -21,6 +21,7 @@ FLOORS = [
     {"adapter", "report"},
     {"sampling"},
     {"run"},
+    {"resume"},
     {"pipeline"},
     {"cli", "webui.interrupt", "webui.memory"},
     {"webui.model"},

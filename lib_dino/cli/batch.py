@@ -8,19 +8,21 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from tqdm import tqdm
 
 from ..errors import DinoError, ImageError, Interrupted, ModelError, SettingsError
-from ..pictures.files import check_writable
-from ..settings import Settings
+from ..pictures.files import MAX_PIXELS, check_writable, open_picture
+from ..settings import INFOTEXT_STOPPED_KEY, Settings
 from ..webui_settings import all_knobs
-from .jobs import Job, is_finished, prepare
+from .jobs import Job, is_cut_short, is_finished, prepare
+from .signals import Stop
 
 if TYPE_CHECKING:
     from ..pipeline import Result
+    from ..resume.place import Keeping
     from ..run.progress import Progress
 
 DONE, SOME_FAILED, USAGE, NOTHING_DONE, INTERRUPTED = 0, 1, 2, 3, 130
@@ -36,12 +38,24 @@ class Options:
         model: folder of another diffusion model; None takes the one that ships.
         force: existing files may be replaced.
         quiet: no progress bar and no notes.
+        keeps: finished tiles are kept on disk until their picture is written.
+        resumes: tiles that are kept of a job that was cut short are taken, and its unfinished result is replaced.
+        max_pixels: sources of more are refused.
+        stop: whether the user asked to stop, see `signals`.
     """
 
     settings: Settings
     model: str | None = None
     force: bool = False
     quiet: bool = False
+    keeps: bool = True
+    resumes: bool = False
+    max_pixels: int = MAX_PIXELS
+    stop: Stop = field(default_factory=Stop)
+
+    def forces(self, job: Job) -> bool:
+        """Whether files of `job` that exist may be replaced."""
+        return self.force or (self.resumes and is_cut_short(job, self.settings))
 
 
 def say(line: str, *, error: bool = False) -> None:
@@ -63,7 +77,9 @@ def run(jobs: Sequence[Job], options: Options) -> int:
     """
     codes = []
     skips = not options.force and options.model is None
-    for job, error in [(job, _unwritable(job, options.force)) for job in jobs]:
+    for job, error in [(job, _unwritable(job, options.forces(job))) for job in jobs]:
+        if options.stop():
+            break
         try:
             if skips and is_finished(job, options.settings):
                 say(f"{job.source}: {job.out} is there already, made with these settings. --force makes it again.")
@@ -78,6 +94,9 @@ def run(jobs: Sequence[Job], options: Options) -> int:
         except DinoError as problem:
             say(f"error: {describe(problem)}", error=True)
             codes.append(USAGE if isinstance(problem, SettingsError) else NOTHING_DONE)
+    if options.stop():
+        say(f"Stopped: {codes.count(DONE)} of {len(jobs)} pictures were begun or done, the others are as they were.")
+        return options.stop.exit_code
     if DONE in codes:
         done = codes.count(DONE)
         if done < len(codes):
@@ -143,25 +162,55 @@ def _unwritable(job: Job, force: bool) -> ImageError | None:
 def _run_one(job: Job, options: Options) -> str:
     from .. import pipeline
     from ..pictures import picture as images
+    from ..resume.job_tiles import forget
 
     settings = options.settings
+    with open_picture(job.source, max_pixels=options.max_pixels):
+        pass  # its size alone
     picture = images.read_picture(job.source)
     for note in () if options.quiet else picture.notes:
         say(f"{job.source}: {note}", error=True)
     size = settings.target_size(picture.size)
-    check_writable(job.out, options.force, size=size, transparent=picture.transparent)
+    force, keeping = options.forces(job), _keeping(job, options)
+    check_writable(job.out, force, size=size, transparent=picture.transparent)
     with _enough_memory(size), progress_bar(job.source.name, quiet=options.quiet) as progress:
         if job.sheet:
-            arms = pipeline.compare(picture, settings, model=options.model, progress=progress)
+            arms = pipeline.compare(
+                picture, settings, model=options.model, progress=progress, keeping=keeping, stop=options.stop
+            )
         else:
             measure = job.measures
             result = pipeline.upscale(
-                picture, settings, model=options.model, measure=measure, progress=progress
-            )
+                picture, settings, model=options.model, measure=measure, progress=progress, keeping=keeping,
+                stop=options.stop,
+            )  # fmt: skip
             arms = {"result": result}
-    save_arms(arms, job, force=options.force)
-    seconds = list(arms.values())[-1].report.seconds
-    return f"{job.source} -> {job.out} ({size[1]}x{size[0]} px, {seconds:.1f} s)"
+    result = list(arms.values())[-1]
+    again = " The same command with --resume goes on from there." if keeping else ""
+    if result.stopped and result.sampled_tiles == 0:
+        return f"{job.source}: stopped before its first tile was done; nothing is written."
+    save_arms(arms, job, force=force)
+    if result.stopped:
+        how_far = result.marks[INFOTEXT_STOPPED_KEY]
+        return f"{job.source} -> {job.out}: stopped {how_far}; the rest is the enlarged source.{again}"
+    for arm in arms.values():
+        forget(keeping, arm.job)
+    return f"{job.source} -> {job.out} ({size[1]}x{size[0]} px, {result.report.seconds:.1f} s)"
+
+
+def _keeping(job: Job, options: Options) -> Keeping | None:
+    from ..resume.place import Keeping, user_folder
+
+    def found(batches: int) -> None:
+        many = "a batch of tiles is" if batches == 1 else f"{batches} batches of tiles are"
+        if options.quiet:
+            return
+        if options.resumes:
+            say(f"{job.source}: goes on, {many} done.", error=True)
+        else:
+            say(f"{job.source}: {many} kept of a run that was cut short. Add --resume to go on from there.", error=True)
+
+    return Keeping(user_folder(), options.resumes, on_found=found) if options.keeps else None
 
 
 @contextlib.contextmanager

@@ -173,6 +173,31 @@ def is_finished(job: Job, settings: Settings) -> bool:
     return whole and same and newer and settings.target_size(sizes[0]) == sizes[1]
 
 
+def is_cut_short(job: Job, settings: Settings) -> bool:
+    """Whether a job's result is there, and was stopped before its last tile; a seed to be drawn agrees with any."""
+    try:
+        found = parse_infotext(read_settings_text(job.out))
+        held = Settings.from_infotext(found)
+    except DinoError:
+        return False
+    same = held == (settings.replace(seed=held.seed) if settings.seed < 0 else settings)
+    return same and INFOTEXT_VERSION_KEY in found and INFOTEXT_STOPPED_KEY in found
+
+
+def check_sources_stay(jobs: Sequence[Job]) -> None:
+    """Refuse to write a result over its own source.
+
+    Raises:
+        UsageError: one would be.
+    """
+    for job in jobs:
+        if os.path.realpath(job.out) == os.path.realpath(job.source):
+            raise UsageError(
+                f"{job.out} is the picture to upscale itself, and --force alone does not replace it. Choose another "
+                f"name with -o, or add --replace-source."
+            )
+
+
 def prepare(job: Job, *, force: bool) -> None:
     """Make the job's folder and find out whether all its files can be written.
 

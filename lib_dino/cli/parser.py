@@ -16,16 +16,18 @@ from typing import Any, Final, NoReturn
 
 from ..declarations import GROUPS, Knob
 from ..errors import DinoError, Interrupted, SettingsError
-from ..pictures.files import read_settings_text
+from ..pictures.files import MAX_PIXELS, read_settings_text
 from ..pictures.infotext import parse_infotext
 from ..settings import PRESETS, Settings, knobs, preset
 from ..version import __version__
 from ..webui_settings import retired_notes, webui_knobs
 from . import batch
 from .batch import Options, describe, flag_of, say
-from .jobs import UsageError, find_pictures, plan_jobs, prepare, size_suffix
+from .jobs import UsageError, check_sources_stay, find_pictures, plan_jobs, prepare, size_suffix
+from .signals import stopping
 
 EXAMPLE: Final = Path(__file__).resolve().parents[2] / "examples" / "astronaut.png"
+_MOST_MP: Final = MAX_PIXELS // 10**6
 _DEMO_SEED: Final = 1
 _DEMO_SIDE_PX: Final = 512
 
@@ -35,7 +37,8 @@ exit codes:
   1    some pictures failed, the others were done
   2    the command line or a setting is wrong; nothing was done
   3    nothing could be done: every picture failed, or a model could not be loaded
-  130  stopped by Ctrl-C; finished pictures stay, no half-written file is left
+  130  stopped by Ctrl-C. What is done of the picture is written, the rest is the enlarged source, and --resume goes
+       on from there. Ctrl-C once more ends at once: finished pictures stay, no half-written file is left
   143  the same, by SIGTERM
 """
 _EXAMPLES: Final = """\
@@ -94,7 +97,13 @@ def _upscale(args: argparse.Namespace) -> int:
     if getattr(args, "dino_strength", 0) and settings.dino_enabled and not (settings.guides or args.quiet):
         note = "--dino-strength does nothing at full source consistency. Lower --consistency to have it act."
         say(f"note: {note}", error=True)
-    return batch.run(jobs, Options(settings, args.model, args.force, args.quiet))
+    if args.force and not args.replace_source:
+        check_sources_stay(jobs)
+    with stopping(say) as stop:
+        return batch.run(jobs, Options(
+            settings, args.model, args.force, args.quiet, keeps=args.keeps, resumes=args.resume,
+            max_pixels=int(args.max_megapixels * 10**6), stop=stop,
+        ))  # fmt: skip
 
 
 def _show_settings(args: argparse.Namespace) -> int:
@@ -228,6 +237,19 @@ def _add_upscale(parser: _Parser) -> None:
         help="also write NAME_compare.png: Lanczos, plain img2img, the result",
     )
     group.add_argument("--force", action="store_true", help="replace files that exist")
+    group.add_argument("--replace-source", action="store_true", help="with --force: replace the picture itself too")
+    group.add_argument(
+        "--max-megapixels", metavar="MP", type=_megapixels, default=float(_MOST_MP),
+        help="refuse larger pictures before they are decoded (default and most: %(default)g)",
+    )
+    group.add_argument(
+        "--resume", action="store_true",
+        help="go on with a job that was cut short, whatever ended it; its finished tiles were kept on disk",
+    )
+    group.add_argument(
+        "--no-keep", dest="keeps", action="store_false",
+        help="keep no finished tiles on disk; they are removed once the picture is written",
+    )
     group.add_argument("--quiet", action="store_true", help="no progress bar, no notes")
 
 
@@ -261,6 +283,13 @@ def _reader(knob: Knob) -> Callable[[str], Any]:
             raise argparse.ArgumentTypeError(f"must be {whole}{knob.limit()}: got {text!r}") from None
 
     return read
+
+
+def _megapixels(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < (number := float(text)) <= _MOST_MP:
+            return number
+    raise argparse.ArgumentTypeError(f"must be a number above 0, at most {_MOST_MP}: got {text!r}")
 
 
 def _positive(text: str) -> float:

@@ -40,11 +40,23 @@ _PIXEL_WIDTH, _PIXEL_HEIGHT = 0xA002, 0xA003
 
 
 @contextlib.contextmanager
-def open_picture(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
-    """A file as a lazy PIL image; whatever is wrong with it, inside the block too, is an `ImageError`."""
+def open_picture(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+    """A file as a lazy PIL image; whatever is wrong with it, inside the block too, is an `ImageError`.
+
+    Args:
+        max_pixels: pictures of more are refused before a pixel is decoded; `MAX_PIXELS` at most.
+    """
     _check_source(Path(path))
     try:
         with _pixel_limit(), _no_warnings(), Image.open(path) as image:
+            if image.width * image.height > max_pixels:
+                raise ImageError(
+                    f"a picture may have at most {max_pixels / 10**6:g} megapixels, and this one has "
+                    f"{image.width}x{image.height} px. Raise --max-megapixels, or cut it into parts."
+                    if max_pixels < MAX_PIXELS
+                    else f"a picture may have at most {MAX_PIXELS // 10**6} megapixels, and this one has "
+                    f"{image.width}x{image.height} px. Cut it into parts."
+                )
             yield image
     except Image.DecompressionBombError as error:
         raise ImageError(

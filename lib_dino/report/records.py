@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -173,16 +174,16 @@ class Report:
         return sum(measured) if measured else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as JSON-able values; infinite decibels become None."""
+        """Everything as JSON-able values; what is infinite or no number becomes None, which JSON has no word for."""
         values = dataclasses.asdict(self)
-        values["source_psnr"] = None if self.source_psnr == float("inf") else self.source_psnr
         drift = {
             "mean": self.drift, "worst_tile": self.drift_worst, "enlarged": self.drift_enlarged,
             "above": self.drift_above, "worst_patch": self.drift_worst_patch, "over_bound": self.over_bound,
             "alarms": self.alarms,
         }  # fmt: skip
         worst = [dataclasses.asdict(patch) for patch in self.worst_patches]
-        return {"schema": SCHEMA, **values, "drift": drift, "worst_patches": worst}
+        found: dict[str, Any] = _finite({"schema": SCHEMA, **values, "drift": drift, "worst_patches": worst})
+        return found
 
     def summary(self) -> list[str]:
         """Five lines for a person."""
@@ -200,6 +201,14 @@ class Report:
             f"Faithful: made small again it differs from the source by {_decibel(self.source_psnr)}; drift {drift}",
             f"Time: {self.seconds:.1f} s with {self.model}, features {self.features or 'off'}",
         ]
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    return [_finite(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _beside(a: WorstPatch, b: WorstPatch) -> bool:

@@ -43,7 +43,7 @@ def write_report(
     from .page import html_report
 
     if figures:
-        _write(figures, json.dumps(report.to_dict(), indent=2) + "\n", force)
+        _write(figures, json.dumps(report.to_dict(), indent=2, allow_nan=False) + "\n", force)
     if page:
         _write(page, html_report(name, source, result, heats, report), force)
     if drift_map:

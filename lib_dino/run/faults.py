@@ -12,8 +12,10 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from .. import arrays
+
 TRIES: Final = 1
-"""How often a faulty tile is sampled again, with other noise."""
+"""How often a faulty tile is sampled again, with other noise; before that once in float32, where that is possible."""
 
 _BLACK: Final = 2 / 255
 _SEEN: Final = 8 / 255
@@ -28,7 +30,35 @@ def is_valid(image: Tensor, start: Tensor) -> bool:
     """
     if not bool(torch.isfinite(image).all()):
         return False
-    return float(image.max()) > _BLACK or float(start.mean()) <= _SEEN
+    return not _is_black(float(image.max()), float(start.mean()))
+
+
+def mended(image: Tensor, start: Tensor) -> tuple[Tensor, int]:
+    """A finished picture without pixels that are no numbers, and how many there were; all of them where it is black.
+
+    Args:
+        image: (1, 3, H, W); not changed.
+        start: shown in their place, (1, 3, H, W) in [0, 1].
+    """
+    count, brightest, before = 0, 0.0, 0.0
+    for rows in arrays.bands(image):
+        part = image[..., rows, :]
+        count += int(_faulty(part).sum())
+        brightest, before = max(brightest, float(part.max())), before + float(start[..., rows, :].double().sum())
+    if count:
+        return arrays.by_bands(lambda made, other: torch.where(_faulty(made), other, made), image, start), count
+    if _is_black(brightest, before / start.numel()):
+        return arrays.copied(start), image[0, 0].numel()
+    return image, 0
+
+
+def _faulty(image: Tensor) -> Tensor:
+    return (~image.isfinite()).any(1, keepdim=True)
+
+
+def _is_black(brightest: float, before: float) -> bool:
+    """Whether a picture is black whose brightest value is this, made from one with this mean."""
+    return brightest <= _BLACK and before > _SEEN
 
 
 def is_out_of_memory(error: BaseException) -> bool:

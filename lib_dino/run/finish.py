@@ -51,11 +51,13 @@ class Finished:
         image: (1, 3, *target size) in [0, 1].
         sampled: the tiles it was made of.
         limited: what the drift limit took; None where none was asked for.
+        mended: pixels that were no valid numbers and show what tiles start from.
     """
 
     image: Tensor
     sampled: SampledTiles
     limited: Limited | None = None
+    mended: int = 0
 
 
 def finish(job: Prepared, image: Tensor, sampled: SampledTiles, saved: Callable[[Tensor], Tensor]) -> Finished:

@@ -17,12 +17,13 @@ from ..sampling.tile_model import TileModel
 from ..settings import INFOTEXT_FAULTY_KEY, INFOTEXT_STOPPED_KEY
 from ..tiling.plan import Tile
 from ..tiling.resample import resize
+from . import faults
 from .drift_limit import Limited, eight_bit, limit_note
 from .finish import Finished, finish, tile_drift
 from .prepare import SEEN_RMS, Prepared, source_is_flat
 from .progress import OnProgress
 from .retry import Candidates
-from .tiles import Conditions, sample_tiles
+from .tiles import Conditions, TileStore, sample_tiles
 
 
 @dataclass(frozen=True)
@@ -45,15 +46,22 @@ def run_picture(
     conditions: Conditions | None = None,
     saved: Callable[[Tensor], Tensor] = eight_bit,
     on_progress: OnProgress | None = None,
+    store: TileStore | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> Finished:
     """Take a prepared picture through its tiles to the finished one.
 
     Args:
         saved: what is left of a picture once it is written; the drift limit holds for that.
+        store, stop: see `sample_tiles`.
     """
     tiles, skipped = wanted_tiles(job, model)
-    blended = sample_tiles(job, model, tiles, skipped=skipped, conditions=conditions, on_progress=on_progress)
-    return finish(job, *blended, saved)
+    blended = sample_tiles(
+        job, model, tiles, skipped=skipped, conditions=conditions, on_progress=on_progress, store=store, stop=stop
+    )
+    finished = finish(job, *blended, saved)
+    image, mended = faults.mended(finished.image, job.start)
+    return dataclasses.replace(finished, image=image, mended=mended) if mended else finished
 
 
 def wanted_tiles(job: Prepared, model: TileModel) -> tuple[list[Tile], list[Tile]]:
@@ -112,11 +120,9 @@ def events(job: Prepared, finished: Finished) -> Iterator[str]:
     sampled = finished.sampled
     if sampled.stopped:
         yield "Stopped before the last tile; the rest is the enlarged source."
-    if sampled.faulty:
-        keep = "keeps" if sampled.faulty == 1 else "keep"
-        yield f"{_tiles(sampled.faulty)} came out black or without valid numbers and {keep} the enlarged source."
-    if sampled.uncorrected:
-        yield f"In {_tiles(sampled.uncorrected)} a correction gave no valid numbers and was left out for that step."
+    if sampled.resumed:
+        yield f"Went on after {_tiles(sampled.resumed)} from a run of the same job that was cut short."
+    yield from _fault_events(finished)
     if sampled.splits:
         yield "Memory ran short: tiles went in smaller batches. Lower the tile batch size to save the time of trying."
     if sampled.redone:
@@ -132,6 +138,20 @@ def events(job: Prepared, finished: Finished) -> Iterator[str]:
         yield f"Left {_tiles(len(sampled.skipped))} alone: the source is flat there."
     if finished.limited is not None:
         yield limit_note(finished.limited, job.settings.max_drift)
+
+
+def _fault_events(finished: Finished) -> Iterator[str]:
+    sampled = finished.sampled
+    if sampled.faulty:
+        keep = "keeps" if sampled.faulty == 1 else "keep"
+        yield f"{_tiles(sampled.faulty)} came out black or without valid numbers and {keep} the enlarged source."
+    if sampled.precise:
+        were = "was" if sampled.precise == 1 else "were"
+        yield f"{_tiles(sampled.precise)} gave no valid numbers in half precision and {were} redone in float32."
+    if finished.mended:
+        yield f"{finished.mended} pixels of the finished picture were no valid numbers and show the enlarged source."
+    if sampled.uncorrected:
+        yield f"In {_tiles(sampled.uncorrected)} a correction gave no valid numbers and was left out for that step."
 
 
 def marks(job: Prepared, finished: Finished) -> dict[str, str]:

@@ -34,13 +34,27 @@ class ProgressCounter:
 
     Args:
         tiles: how many will be sampled.
-        calls: model calls for all of them; retries add theirs when their turn comes.
+        calls: model calls for those that are still to be made; retries, and what an earlier run has made, add theirs
+            when their turn comes.
         on_progress: None tells nobody.
     """
 
     def __init__(self, tiles: int, calls: int, on_progress: OnProgress | None) -> None:
         self._tiles, self._planned, self._on_progress = tiles, calls, on_progress
         self.calls = self.finished = self.redone = self.splits = 0
+
+    @property
+    def spent(self) -> tuple[int, int, int]:
+        """Model calls, splits and tiles redone so far."""
+        return self.calls, self.splits, self.redone
+
+    def replay(self, tiles: int, calls: int, *, splits: int, redone: int) -> None:
+        """Count a batch that an earlier run has made."""
+        self._planned += calls
+        self.calls += calls
+        self.finished += tiles
+        self.splits += splits
+        self.redone += redone
 
     def plan_more(self, calls: int) -> None:
         """Expect further model calls."""

@@ -42,6 +42,7 @@ class AttemptSettings:
         number: 0 for the first attempt at a tile, 1 for its first retry, ...
         seed: of the noise; the first attempt's is the picture's.
         denoise, strength, consistency: as in `Settings`.
+        precise: computed in float32, whatever the model computes in otherwise.
     """
 
     number: int
@@ -49,11 +50,20 @@ class AttemptSettings:
     denoise: float
     strength: float
     consistency: float
+    precise: bool = False
 
     def next(self) -> AttemptSettings:
         """Settings of the next retry: other noise and full consistency, then ever less denoise."""
         denoise = self.denoise * (DENOISE_FACTOR if self.number else 1.0)
         return dataclasses.replace(self.reseeded(), denoise=denoise, consistency=1.0)
+
+    def in_float32(self) -> AttemptSettings:
+        """The same noise, computed in float32."""
+        return dataclasses.replace(self, number=self.number + 1, precise=True)
+
+    def in_half(self) -> AttemptSettings:
+        """Computed in what the model computes in."""
+        return dataclasses.replace(self, precise=False)
 
     def reseeded(self) -> AttemptSettings:
         """The same with other noise."""

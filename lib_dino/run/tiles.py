@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import torch
 from torch import Tensor
@@ -18,13 +20,15 @@ from ..errors import SettingsError
 from ..measure.drift import TileDrift
 from ..sampling.consistency import FINAL_ITERATIONS, tile_pull
 from ..sampling.correction import BatchCorrector, TileCorrections
-from ..sampling.tile_model import TileBatch, TileModel
+from ..sampling.tile_model import HalfPrecisionModel, TileBatch, TileModel
 from ..tiling.blend import Canvas
 from ..tiling.plan import Tile
 from . import faults
 from .prepare import Prepared, extend
 from .progress import OnProgress, ProgressCounter
 from .retry import Attempt, AttemptSettings, Candidates, judge, retry
+
+log = logging.getLogger("dino_upscale")
 
 NOISE_PIECE: Final = 2**22
 """Numbers of noise that are drawn at once."""
@@ -44,6 +48,36 @@ class Conditions:
 
 
 @dataclass(frozen=True)
+class SampledBatch:
+    """A batch of tiles that is done, with what it took.
+
+    Attributes:
+        candidates: the attempts at each of its tiles.
+        calls: model calls, retries included.
+        splits: how often it did not fit into memory and was halved.
+        redone: tiles that were sampled again.
+    """
+
+    candidates: tuple[Candidates, ...]
+    calls: int
+    splits: int
+    redone: int
+
+
+class TileStore(Protocol):
+    """Keeps finished batches for a run that goes on after this one was cut short; `resume` has the one on disk."""
+
+    def take(self, tiles: Sequence[Tile]) -> SampledBatch | None:
+        """The batch of these tiles, bitwise as an earlier run of the same job made it; None where it made none."""
+
+    def holds(self, tiles: Sequence[Tile]) -> bool:
+        """Tell whether there is such a batch, without reading it; one that turns out damaged is made again."""
+
+    def keep(self, tiles: Sequence[Tile], batch: SampledBatch) -> None:
+        """Keep a finished batch; what goes wrong with that must not end the run."""
+
+
+@dataclass(frozen=True)
 class SampledTiles:
     """What is known of a picture's tiles once they are blended.
 
@@ -53,6 +87,7 @@ class SampledTiles:
         stopped: the user asked to stop before the last tile.
         skipped: open tiles that were left alone, because nothing in them wants repainting.
         splits: how often a batch did not fit into memory and was halved.
+        resumed: tiles that an earlier run of the same job had made.
     """
 
     candidates: tuple[Candidates, ...] = ()
@@ -60,6 +95,7 @@ class SampledTiles:
     stopped: bool = False
     skipped: tuple[Tile, ...] = ()
     splits: int = 0
+    resumed: int = 0
 
     @property
     def redone(self) -> int:
@@ -70,6 +106,11 @@ class SampledTiles:
     def uncorrected(self) -> int:
         """How many tiles were not corrected at some model call, because a correction was no number."""
         return sum(each.best.dropped > 0 for each in self.candidates)
+
+    @property
+    def precise(self) -> int:
+        """How many tiles gave valid numbers in float32 alone."""
+        return sum(each.best.settings.precise and each.best.valid for each in self.candidates)
 
     @property
     def faulty(self) -> int:
@@ -85,8 +126,14 @@ def sample_tiles(
     skipped: Sequence[Tile] = (),
     conditions: Conditions | None = None,
     on_progress: OnProgress | None = None,
+    store: TileStore | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> tuple[Tensor, SampledTiles]:
     """Sample `tiles` in order and blend them, or those before the user asked to stop.
+
+    Args:
+        store: keeps finished batches; those it has already are not sampled.
+        stop: asked before every batch and after every model call; True ends the run there.
 
     Returns:
         The blended picture, (1, 3, *target size) in [0, 1], what tiles start from where none was sampled; and what is
@@ -95,30 +142,43 @@ def sample_tiles(
     settings, (height, width) = job.settings, job.target_size
     start = job.padded(job.start)
     canvas = Canvas(start, job.plan.tiles, feather_px=settings.overlap)
-    per_batch = model.calls(settings.denoise, settings.steps)
+    batches = batches_of(tiles, settings.tile_batch_size) if model.calls(settings.denoise, settings.steps) else []
+    ahead = sum(store is None or not store.holds(batch) for batch in batches)
+    counter = ProgressCounter(len(tiles), ahead * model.calls(settings.denoise, settings.steps), on_progress)
     done: list[Candidates] = []
-    counter = ProgressCounter(len(tiles), planned_calls(job, model, len(tiles)), on_progress)
     stopped = False
+    resumed = 0
     counter.show(start[..., :height, :width])
-    if per_batch:
-        sampler = TileSampler(job, model, canvas, start, conditions or Conditions())
-        for first in range(0, len(tiles), settings.tile_batch_size):
-            batch, stopped = _sample_batch(sampler, list(tiles[first : first + settings.tile_batch_size]), counter)
-            for candidates in batch:
-                canvas.add(candidates.tile, candidates.best.image)
-            done += [candidates.without_pictures() for candidates in batch]
-            arrays.release()
-            if batch:
-                counter.show(canvas.result()[..., :height, :width])
-            if stopped:
-                break
+    sampler = TileSampler(job, model, canvas, start, conditions or Conditions(), stop) if batches else None
+    for wanted in batches:
+        assert sampler is not None
+        if store is not None and (kept := store.take(wanted)) is not None:
+            batch = list(kept.candidates)
+            counter.replay(len(wanted), kept.calls, splits=kept.splits, redone=kept.redone)
+            resumed += len(wanted)
+        elif stop is not None and stop():
+            batch, stopped = [], True
+        else:
+            before = counter.spent
+            batch, stopped = _sample_batch(sampler, wanted, counter)
+            if store is not None and not stopped:
+                took = (now - then for now, then in zip(counter.spent, before, strict=True))
+                store.keep(wanted, SampledBatch(tuple(batch), *took))
+        for candidates in batch:
+            canvas.add(candidates.tile, candidates.best.image)
+        done += [candidates.without_pictures() for candidates in batch]
+        arrays.release()
+        if batch:
+            counter.show(canvas.result()[..., :height, :width])
+        if stopped:
+            break
     image = canvas.result()[..., :height, :width]
-    return image, SampledTiles(tuple(done), counter.calls, stopped, tuple(skipped), counter.splits)
+    return image, SampledTiles(tuple(done), counter.calls, stopped, tuple(skipped), counter.splits, resumed)
 
 
-def planned_calls(job: Prepared, model: TileModel, tiles: int) -> int:
-    """Model calls for so many tiles, retries left out."""
-    return model.calls(job.settings.denoise, job.settings.steps) * -(-tiles // job.settings.tile_batch_size)
+def batches_of(tiles: Sequence[Tile], size: int) -> list[list[Tile]]:
+    """`tiles` in the batches that they are sampled in, each of `size`, the last one of what is left."""
+    return [list(tiles[first : first + size]) for first in range(0, len(tiles), size)]
 
 
 def _sample_batch(
@@ -143,9 +203,15 @@ def _sample_batch(
         attempts = again(failed, how)
         return None if attempts is None else [sampler.judged(attempt) for attempt in attempts]
 
+    halves = sampler.computes_in_half()
+
+    def after_fault(how: AttemptSettings) -> AttemptSettings:
+        # Where float32 did not help either, precision is not to blame, or memory is too short for it.
+        return how.in_float32() if halves and not how.precise else how.reseeded().in_half()
+
     batch, stopped = retry(
         [Candidates((attempt,)) for attempt in attempts],
-        tries=faults.TRIES, next_attempt=AttemptSettings.reseeded, sample=again,
+        tries=faults.TRIES + halves, next_attempt=after_fault, sample=again,
     )  # fmt: skip
     if stopped or not settings.repair_tries:
         return batch, stopped
@@ -169,18 +235,24 @@ def noise_canvas(shape: tuple[int, ...], seed: int) -> Tensor:
     return noise
 
 
+class _Stopped(BaseException):
+    """The user asked to stop between two model calls; no `Exception`, for what stands between is not to catch it."""
+
+
 class TileSampler:
     """Samples tiles of one picture: img2img under the source's corrections.
 
     Args:
         canvas: where the tiles will go; it knows how much each counts where.
         start: what tiles start from, (1, 3, *canvas size) in [0, 1].
+        stop: asked after every model call; True ends it.
     """
 
     def __init__(
-        self, job: Prepared, model: TileModel, canvas: Canvas, start: Tensor, conditions: Conditions
-    ) -> None:
-        self.job, self.model = job, model
+        self, job: Prepared, model: TileModel, canvas: Canvas, start: Tensor, conditions: Conditions,
+        stop: Callable[[], bool] | None = None,
+    ) -> None:  # fmt: skip
+        self.job, self.model, self._stop = job, model, stop
         self._canvas, self._start, self._conditions = canvas, start, conditions
         # One field for the whole canvas: where tiles overlap they start from the same noise.
         shape = (1, model.channels, *(side // model.factor for side in start.shape[-2:]))
@@ -197,8 +269,15 @@ class TileSampler:
         try:
             return self._at_once(tiles, how, counter, finishing)
         except Exception as error:
-            if len(tiles) == 1 or not faults.is_out_of_memory(error):
+            short = faults.is_out_of_memory(error)
+            # Float32 takes more memory and ways that are rarely gone, and is only a try.
+            if not how.precise and (len(tiles) == 1 or not short):
                 raise
+            if how.precise:
+                log.warning("A tile could not be sampled in float32: %s", error)
+        if how.precise and (len(tiles) == 1 or not short):
+            faults.free_memory()
+            return [self._failed(tile, how) for tile in tiles]
         # Outside of the handler: the error holds on to everything that was being worked on.
         faults.free_memory()
         counter.splits += 1
@@ -218,7 +297,13 @@ class TileSampler:
         started = time.perf_counter()
         batch = self._batch(tiles, how)
         corrector = BatchCorrector([self._corrections(tile, how) for tile in tiles])
-        out = self.model.render(batch, corrector, self._on_step(how, counter, finishing))
+        try:
+            with self._precision(how) as ready:
+                if not ready:
+                    return [self._failed(tile, how) for tile in tiles]
+                out = self.model.render(batch, corrector, self._on_step(how, counter, finishing))
+        except _Stopped:
+            out = None
         if out is None:
             return None
         seconds = (time.perf_counter() - started) / len(tiles)
@@ -232,6 +317,19 @@ class TileSampler:
             else Attempt(tile, how, start, seconds, 0.0, failing=math.inf, valid=False, dropped=dropped)
             for tile, image, start, guidance, dropped in parts
         ]
+
+    def computes_in_half(self) -> bool:
+        """Tell whether a tile can be sampled in float32, and would not be so anyway."""
+        return isinstance(self.model, HalfPrecisionModel) and self.model.computes_in_half()
+
+    def _precision(self, how: AttemptSettings) -> AbstractContextManager[bool]:
+        if how.precise and isinstance(self.model, HalfPrecisionModel):
+            return self.model.in_float32()
+        return nullcontext(True)
+
+    def _failed(self, tile: Tile, how: AttemptSettings) -> Attempt:
+        start = self._start[..., tile.rows, tile.cols].clone()
+        return Attempt(tile, how, start, 0.0, 0.0, failing=math.inf, valid=False)
 
     def judged(self, attempt: Attempt) -> Attempt:
         """Add drift, detail and how badly it fails to an attempt."""
@@ -261,6 +359,9 @@ class TileSampler:
             nonlocal left
             left -= 1
             counter.step(finishing=finishing if left <= 0 else 0)
+            # Not after the last one: the tiles are as good as done.
+            if left > 0 and self._stop is not None and self._stop():
+                raise _Stopped
 
         return on_step
 
@@ -282,7 +383,7 @@ class TileSampler:
         f = self.model.factor
         rows, cols = slice(tile.y0 // f, tile.y1 // f), slice(tile.x0 // f, tile.x1 // f)
         shared = self._noise[..., rows, cols]
-        if how.number == 0:
+        if how.seed == self.job.settings.seed:
             return shared
         # Where a neighbour shows as well it keeps to the neighbour's noise; squares of shares that sum to one
         # keep the variance.

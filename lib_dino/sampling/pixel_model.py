@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -44,6 +46,15 @@ class PixelTileModel:
     def unet(self) -> Any:
         """The diffusers network inside, for adapters."""
         return self._denoiser.unet
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Digits that stand for its weights and where it runs, so that another model never takes tiles of this one."""
+        made = hashlib.sha256(f"{self.name} {self._denoiser.unet.device}".encode())
+        for name, weight in sorted(self._denoiser.unet.state_dict().items()):
+            made.update(f"{name} {tuple(weight.shape)}".encode())
+            made.update(weight.detach().cpu().contiguous().numpy().tobytes())
+        return made.hexdigest()
 
     def calls(self, denoise: float, steps: int) -> int:
         """Model calls for one tile."""

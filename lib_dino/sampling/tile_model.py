@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -74,3 +75,14 @@ class TileModel(Protocol):
         Returns:
             (B, 3, h, w) in [0, 1]; None when the user asked to stop.
         """
+
+
+@runtime_checkable
+class HalfPrecisionModel(Protocol):
+    """A `TileModel` that can compute in float32 where it has fewer bits: for tiles that came out as no numbers."""
+
+    def computes_in_half(self) -> bool:
+        """Tell whether float32 would be anything else."""
+
+    def in_float32(self) -> AbstractContextManager[bool]:
+        """Compute in float32 inside the block, with everything put back after it; False where memory is too short."""

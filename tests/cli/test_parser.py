@@ -2,6 +2,7 @@ import dataclasses
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import types
@@ -20,13 +21,19 @@ from lib_dino.report.records import Report
 from lib_dino.settings import Settings, knobs
 
 
+class Calls(list):
+    stops, done = False, 1
+
+
 @pytest.fixture
 def calls(monkeypatch):
     """Repaints nothing: pixels are repeated. Yields the settings of each call."""
-    made = []
+    made = Calls()
 
-    def enlarge(source, settings, *, model=None, measure=False, progress=None, **more):
-        made.append(types.SimpleNamespace(settings=settings, model=model, measure=measure))
+    def enlarge(source, settings, *, model=None, measure=False, progress=None, keeping=None, stop=bool, **more):
+        made.append(types.SimpleNamespace(settings=settings, model=model, measure=measure, keeping=keeping))
+        if made.stops:
+            signal.raise_signal(signal.SIGINT)
         settings = settings.replace(seed=77) if settings.seed < 0 else settings
         height, width = size = settings.target_size(source.size)
         progress(pipeline.Progress(1, 1, 1, 1))
@@ -36,7 +43,9 @@ def calls(monkeypatch):
             seconds=0.0, source_psnr=50.0, detail=1.0, source_noise=0.0,
         )
         alpha = None if source.alpha is None else source.alpha[..., rows, :][..., cols]
-        return Result(Picture(source.pixels[..., rows, :][..., cols], alpha, source.grey), report, settings)
+        picture = Picture(source.pixels[..., rows, :][..., cols], alpha, source.grey)
+        marks = {"DINO stopped": f"after {made.done} of 2 tiles"} if stop() else {}
+        return Result(picture, report, settings, marks=marks, stopped=stop(), sampled_tiles=made.done)
 
     def arms(source, settings, **more):
         return {label: enlarge(source, settings, **more) for label in ("Lanczos", "img2img", "DINO")}
@@ -207,6 +216,67 @@ def test_the_source_is_not_replaced_without_force(calls, tmp_path):
     before = source.read_bytes()
     assert run("upscale", source, "-o", source) == 3
     assert source.read_bytes() == before
+
+
+def test_force_alone_does_not_replace_the_source(calls, tmp_path, capsys):
+    source = sample(tmp_path / "a.png")
+    before = source.read_bytes()
+    (tmp_path / "link.png").symlink_to(source)
+    for out in (source, tmp_path / "link.png"):
+        assert run("upscale", source, "-o", out, "--force") == 2 and not calls
+        assert "--replace-source" in capsys.readouterr().err
+    assert source.read_bytes() == before
+    assert run("upscale", source, "-o", source, "--replace-source") == 3  # is no force
+    assert run("upscale", source, "-o", source, "--force", "--replace-source") == 0
+    assert size_of(source) == (96, 80)
+
+
+def test_too_large_a_picture_is_refused_before_a_pixel_is_decoded(calls, tmp_path, capsys, monkeypatch):
+    source = sample(tmp_path / "a.png", size=(1000, 500))
+    monkeypatch.setattr(Image.Image, "load", lambda image: pytest.fail("decoded"))
+    assert run("upscale", source, "-o", tmp_path / "b.png", "--max-megapixels", "0.4") == 3
+    assert "0.4 megapixels" in capsys.readouterr().err and not calls
+    for wrong in ("0", "-1", "nan", "inf", "many", "1001"):
+        assert run("upscale", source, "-o", tmp_path / "b.png", f"--max-megapixels={wrong}") == 2
+
+
+def test_tiles_are_kept_and_taken_as_asked(calls, photo, tmp_path):
+    for flags, keeps, resumes in (((), True, False), (("--resume",), True, True), (("--no-keep",), False, False)):
+        assert run("upscale", photo, "-o", tmp_path / "a.png", "--force", *flags) == 0
+        keeping = calls[-1].keeping
+        assert (keeping is not None) == keeps and bool(keeping and keeping.resumes) == resumes
+        assert keeping is None or str(keeping.folder) == os.environ["DINO_UPSCALE_TILES"]
+
+
+def test_resume_replaces_a_result_that_was_stopped_and_no_other(calls, photo, tmp_path):
+    out = tmp_path / "a.png"
+    assert run("upscale", photo, "-o", out) == 0
+    assert run("upscale", photo, "-o", out, "--resume") == 3 and len(calls) == 1
+    with Image.open(out) as image:
+        text = image.info["parameters"]
+    write_picture(read_picture(out), out, text=f"{text}, DINO stopped: after 3 of 9 tiles", force=True)
+    assert run("upscale", photo, "-o", out, "--resume", "--denoise", "0.3") == 3 and len(calls) == 1
+    assert run("upscale", photo, "-o", out, "--resume") == 0 and len(calls) == 2
+
+
+def test_kept_tiles_are_spoken_of(calls, photo, tmp_path, capsys):
+    for flags, words in (((), "Add --resume"), (("--resume",), "goes on, 5 batches")):
+        assert run("upscale", photo, "-o", tmp_path / "a.png", "--force", *flags) == 0
+        calls[-1].keeping.on_found(5)
+        assert words in capsys.readouterr().err
+
+
+def test_a_stop_ends_the_batch_with_what_is_done_and_its_exit_code(calls, photo, tmp_path, capsys):
+    calls.stops = True
+    more = sample(tmp_path / "other.png")
+    assert run("upscale", photo, more, "-o", tmp_path / "out") == 130
+    said = capsys.readouterr().out
+    assert "stopped after 1 of 2 tiles" in said and "--resume goes on" in said
+    assert names(tmp_path / "out") == ["photo_x2.png"] and len(calls) == 1
+    calls.done = 0
+    assert run("upscale", more, "-o", tmp_path / "out") == 130
+    assert names(tmp_path / "out") == ["photo_x2.png"]
+    assert "nothing is written" in capsys.readouterr().out
 
 
 def test_pictures_of_one_name_get_names_of_their_own(calls, tmp_path):

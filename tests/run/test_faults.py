@@ -1,5 +1,7 @@
 """Tiles of which the model makes no picture."""
 
+import contextlib
+import dataclasses
 import json
 import math
 
@@ -7,7 +9,9 @@ import pytest
 import torch
 from made import FakeModel, ran
 
+from lib_dino.run import outcome
 from lib_dino.run.faults import is_out_of_memory, is_valid
+from lib_dino.run.finish import Finished
 from lib_dino.sampling import correction
 from lib_dino.settings import Settings
 from lib_dino.tiling.resample import resize
@@ -173,3 +177,107 @@ def test_a_correction_that_is_no_number_is_left_out_and_said(source, monkeypatch
 def test_a_correction_is_not_blamed_for_the_models_own_fault(source):
     task = run(source, Faulty({0, 1}), consistency=1.0)
     assert not any("correction" in text for text in task.events)
+
+
+class Half(Faulty):
+    """Has faults in half precision alone, and in float32 with some noises too."""
+
+    def __init__(self, faults, *, fits=True, precise_faults=()):
+        super().__init__(faults)
+        self.precise, self.fits, self.precise_faults, self.tried = False, fits, set(precise_faults), 0
+
+    def computes_in_half(self):
+        return True
+
+    @contextlib.contextmanager
+    def in_float32(self):
+        self.precise = self.fits
+        try:
+            yield self.fits
+        finally:
+            self.precise = False
+
+    def answer(self, tiles, noise):
+        out = super().answer(tiles, noise)
+        if self.precise:
+            out = torch.where(out.isfinite(), out, tiles)
+            if self.tried in self.precise_faults:
+                out[0, 0, 0, 0] = math.nan
+            self.tried += 1
+        return out
+
+
+def test_a_faulty_tile_is_redone_in_float32_with_the_same_noise_first(source):
+    model = Half({1})
+    task = run(source, model)
+    assert torch.equal(model.noises[2], model.noises[1]) and not model.precise
+    assert [each.best.settings.precise for each in task.finished.sampled.candidates][:3] == [False, True, False]
+    assert "1 tile gave no valid numbers in half precision and was redone in float32." in task.events
+    assert task.finished.sampled.faulty == 0 and len(model.noises) == len(task.plan) + 1
+
+
+@pytest.mark.parametrize("short", [False, "to enter", "to sample"])
+def test_then_with_another_seed_then_the_enlarged_source_is_kept(source, short):
+    model = Half({1, 2}, fits=short != "to enter", precise_faults=() if short else {0})
+    if short == "to sample":
+        render = model.render
+
+        def out_of_memory(*args):
+            if model.precise:
+                raise MemoryError
+            return render(*args)
+
+        model.render = out_of_memory
+    task = run(source, model)
+    [numbers] = [[a.settings.number for a in c.attempts] for c in task.finished.sampled.candidates if c.retries]
+    assert numbers == [0, 1, 2]
+    assert task.finished.sampled.faulty == (1 if short else 0)
+    assert not any("float32" in text for text in task.events)
+
+
+def test_the_finished_picture_is_checked_once_more(source, monkeypatch):
+    def fault(job, image, sampled, saved):
+        image = image.clone()
+        image[0, 1, 7, 8:10] = math.nan
+        image[0, 2, 7, 8] = math.inf
+        return Finished(image, sampled)
+
+    sound = run(source, Faulty(()))
+    monkeypatch.setattr(outcome, "finish", fault)
+    task = run(source, Faulty(()))
+    assert torch.isfinite(task.image).all() and task.finished.mended == 2
+    assert torch.equal(task.image[..., 8:, :], sound.image[..., 8:, :])
+    assert torch.equal(task.image[0, :, 7, 8:10], task.job.start[0, :, 7, 8:10])
+    assert any("2 pixels of the finished picture" in text for text in task.report().notes)
+
+
+def test_a_finished_picture_that_is_black_is_not_called_done(source, monkeypatch):
+    monkeypatch.setattr(
+        outcome, "finish", lambda job, image, sampled, saved: Finished(torch.zeros_like(image), sampled)
+    )
+    task = run(source, Faulty(()))
+    assert torch.equal(task.image, task.job.start)
+    assert task.finished.mended == 80 * 122
+
+
+def test_a_report_is_valid_json_whatever_was_measured(source, tmp_path):
+    report = dataclasses.replace(
+        run(source, Faulty(())).report(), source_psnr=math.inf, detail=math.nan, source_noise=-math.inf
+    )
+    values = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert values["detail"] is values["source_noise"] is values["source_psnr"] is None
+
+
+def test_whatever_goes_wrong_in_float32_is_no_more_than_a_lost_try(source):
+    model = Half({1})
+    render = model.render
+
+    def mismatch(*args):
+        if model.precise:
+            raise RuntimeError("expected Half but found Float")
+        return render(*args)
+
+    model.render = mismatch
+    task = run(source, model, tile_batch_size=2)
+    assert task.finished.sampled.faulty == 0 and task.finished.sampled.precise == 0
+    assert torch.isfinite(task.image).all()

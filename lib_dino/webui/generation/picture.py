@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import logging
 import re
@@ -24,7 +25,7 @@ from ...run.plan import plan_job
 from ...run.prepare import Prepared, prepare
 from ...run.progress import Progress
 from ...run.tiles import Conditions
-from ...settings import INFOTEXT_FAULTY_KEY, INFOTEXT_STOPPED_KEY, MAX_SEED, Settings, knobs
+from ...settings import INFOTEXT_FAULTY_KEY, INFOTEXT_STOPPED_KEY, MAX_SEED, knobs
 from ...tiling.plan import Tile
 from ...webui_settings import NO_UPSCALER, TITLE, webui_knobs
 from .. import interrupt, memory
@@ -35,6 +36,7 @@ from ..panel.arguments import Job
 from ..tiles.loaded_model import loaded_model
 from ..tiles.tile_img2img import WebuiTileModel
 from . import images, progress
+from .kept import Kept, fingerprint
 from .reports import Reports, save_with
 
 log = logging.getLogger("dino_upscale")
@@ -79,14 +81,15 @@ class PictureJob:
         dino: the feature network, when guidance or an adapter is on.
         scripts: those of the user's scripts that act on each tile.
         reports: told what was measured, where that is wanted.
+        kept: finished tiles on disk.
     """
 
     def __init__(
         self, p: Any, like: Any, job: Job, shown: progress.Screen, dino: Dinov2 | None, scripts: Sequence[Any],
-        reports: Reports,
+        reports: Reports, kept: Kept,
     ) -> None:
         self._p, self._job, self._screen, self._dino = p, job, shown, dino
-        self._scripts, self._reports = scripts, reports
+        self._scripts, self._reports, self._kept = scripts, reports, kept
         self._loaded = loaded_model(p.sd_model, job.settings, dino)
         alphas = getattr(p.sd_model, "alphas_cumprod", None)
         self._like = _with_schedule(p, like, self._loaded.facts)
@@ -130,17 +133,22 @@ class PictureJob:
         number = p.iteration * p.batch_size + i
         if job.settings.seed >= 0 and not hasattr(p, "init_images"):
             seed = job.settings.seed + number
-        settings = job.settings.replace(seed=seed % (MAX_SEED + 1))
-        model = self._tile_model(number, settings.seed)
+        started = time.perf_counter()
+        plan = plan_job(job.settings, (source.shape[-2], source.shape[-1]), self._loaded.facts)
+        enlarged, mask = self._start(source, plan.target_size), images.mask_of(p, plan.target_size)
+        name = self._job_name(number, (source, enlarged, mask))
+        seed = self._resumed_seed(name, i, number, seed % (MAX_SEED + 1))
+        settings = job.settings.replace(seed=seed)
+        model = self._tile_model(number, seed)
         if model.one_by_one:
             settings = settings.replace(tile_batch_size=1)
-        started = time.perf_counter()
-        prepared = self._prepared(source, settings)
+        prepared = prepare(source, plan, settings, dino=self._dino, enlarged=enlarged, mask=mask)
         per_batch = model.calls(settings.denoise, settings.steps)
-        finished = run_picture(
-            prepared, model, conditions=self._conditions(prepared, number),
-            on_progress=functools.partial(self._on_progress, per_batch),
-        )  # fmt: skip
+        with self._kept.tiles(name, seed) as store:
+            finished = run_picture(
+                prepared, model, conditions=self._conditions(prepared, number),
+                on_progress=functools.partial(self._on_progress, per_batch), store=store,
+            )  # fmt: skip
         self._screen.show(finished.image, always=True)
         marked = marks(prepared, finished)
         for key in (INFOTEXT_STOPPED_KEY, INFOTEXT_FAULTY_KEY):
@@ -151,18 +159,34 @@ class PictureJob:
             picture = Picture(finished.image)
             self._reports.add(p, i, Result(picture, outcome.report, settings, outcome.maps, Picture(source), marked))
         self._say(events(prepared, finished))
+        sampled = finished.sampled
+        if not sampled.stopped:
+            self._kept.done(name)
+        elif store is not None and sampled.candidates:
+            progress.comment(p, f"{TITLE}: the same upscale started again goes on from here; untick Resume to redo it.")
         return finished.image
 
-    def _prepared(self, source: Tensor, settings: Settings) -> Prepared:
-        p, job = self._p, self._job
-        plan = plan_job(settings, (source.shape[-2], source.shape[-1]), self._loaded.facts)
-        if job.upscaler != NO_UPSCALER:
-            self._screen.text(f"{TITLE}: enlarging with {job.upscaler}")
-        return prepare(
-            source, plan, settings, dino=self._dino,
-            enlarged=images.enlarged(source, plan.target_size, job.upscaler),
-            mask=images.mask_of(p, plan.target_size),
+    def _start(self, source: Tensor, size: tuple[int, int]) -> Tensor | None:
+        if self._job.upscaler != NO_UPSCALER:
+            self._screen.text(f"{TITLE}: enlarging with {self._job.upscaler}")
+        return images.enlarged(source, size, self._job.upscaler)
+
+    def _job_name(self, number: int, pixels: Sequence[Tensor | None]) -> str | None:
+        if not self._kept.on:
+            return None
+        loaded = self._loaded
+        facts = dataclasses.replace(loaded.facts, latent_format=None)
+        return fingerprint(
+            self._p, self._like, self._job, number, pixels, dino=self._dino, adapter=loaded.adapter,
+            model=(facts, loaded.tiny, loaded.vae is not None), scripts=self._kept.scripts,
         )  # fmt: skip
+
+    def _resumed_seed(self, name: str | None, i: int, number: int, seed: int) -> int:
+        """The seed of the picture: where nobody asked for one and an earlier run drew one, that, for the host too."""
+        found = self._kept.seed(name, seed)
+        if found != seed:
+            self._p.all_seeds[number] = self._p.seeds[i] = found
+        return found
 
     def _conditions(self, prepared: Prepared, number: int) -> Conditions:
         """Adapter tokens and prompts of the tiles."""

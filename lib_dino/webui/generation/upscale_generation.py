@@ -28,6 +28,7 @@ from ..model.vae import references_kept
 from ..panel.arguments import Job
 from ..tiles import other_scripts
 from . import images, progress, reports
+from .kept import Kept
 from .overrides import Overrides
 from .picture import PictureJob
 
@@ -52,6 +53,7 @@ class UpscaleGeneration:
         self._tile_scripts: list[Any] = []
         self._like: Any = None
         self._target: tuple[int, int] | None = None
+        self._kept = Kept(p, job)
 
     @property
     def _is_img2img(self) -> bool:
@@ -131,8 +133,9 @@ class UpscaleGeneration:
         return height, width
 
     def finish(self, processed: Any) -> None:
-        """Add the reports that the job asked for to what the host hands back."""
+        """Add the reports that the job asked for to what the host hands back; what it has saved needs no tiles."""
         self._reports.finish(processed)
+        self._kept.finish()
 
     def restore(self) -> None:
         """Put everything back."""
@@ -177,7 +180,9 @@ class UpscaleGeneration:
         ):  # fmt: skip
             if slower:
                 progress.comment(p, f"{TITLE}: {slower}")
-            job = PictureJob(p, self._like, self._job, self._screen, self._dino, self._tile_scripts, self._reports)
+            job = PictureJob(
+                p, self._like, self._job, self._screen, self._dino, self._tile_scripts, self._reports, self._kept
+            )
             with job.ready():
                 for i in range(count):
                     source = images.source_of(p, i) if made is None else made[i : i + 1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from ...webui_settings import TITLE
+from ...webui_settings import KEPT_GB, OPTION_KEPT, TITLE
 from ..memory import OPTION_DEVICE
 from ..model import model_files as files
 
@@ -27,6 +27,8 @@ def add_options() -> None:
          "autoencoder (TAESD), where its files are on disk", gr.Checkbox, {}),
         (files.OPTION_VAE, False, "Hold tiles to the source pixel by pixel while they are sampled, through the "
          "checkpoint's own VAE, where there is no tiny autoencoder (slow)", gr.Checkbox, {}),
+        (OPTION_KEPT, KEPT_GB, "Keep the finished tiles of pictures under way on disk, so that an upscale that was cut "
+         "short can go on; GiB at most, 0 = keep none", gr.Slider, {"minimum": 0, "maximum": 256, "step": 1}),
     ]  # fmt: skip
     for key, value, label, component, component_args in options:
         shared.opts.add_option(key, shared.OptionInfo(value, label, component, component_args, section=_SECTION))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Final
 
 import torch
@@ -18,6 +19,7 @@ from ..model.cfg_callbacks import Batch, Hooks
 from ..model.family import Model
 from ..model.noise import TileNoise, repeatable
 from ..model.samplers import model_calls
+from . import precision
 from .tile_job import INFOTEXT_KEY, TileJobs
 
 log = logging.getLogger("dino_upscale")
@@ -61,7 +63,7 @@ class WebuiTileModel:
         )
         self.tile_px, self.multiple_px, self.channels = facts.tile_px, facts.multiple_px, facts.channels
         self.factor, self.fits_any_tile = facts.factor, facts.fits_any_tile
-        self._facts = facts
+        self._facts, self._sd_model = facts, p.sd_model
 
     @property
     def one_by_one(self) -> bool:
@@ -75,6 +77,14 @@ class WebuiTileModel:
             SettingsError: the sampler would not run at all and return noise.
         """
         return model_calls(self._jobs.sampler_name, denoise=denoise, steps=steps)
+
+    def computes_in_half(self) -> bool:
+        """Tell whether the loaded model would compute otherwise in float32."""
+        return precision.computes_in_half(self._sd_model)
+
+    def in_float32(self) -> AbstractContextManager[bool]:
+        """Have the loaded model compute in float32, see `HalfPrecisionModel`."""
+        return precision.in_float32(self._sd_model)
 
     def render(self, batch: TileBatch, corrector: Corrector, on_step: Callable[[], None]) -> Tensor | None:
         """Repaint tiles, see `TileModel.render`."""

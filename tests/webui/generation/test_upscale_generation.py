@@ -547,7 +547,8 @@ def test_figures_and_a_page_are_saved_beside_the_picture_the_host_saved(host, so
 def test_what_must_not_be_saved_has_no_files_beside_it(host, source):
     before = set(host.folder.rglob("*"))
     processed, _ = dropdown(host, source, {"save_report": True, "drift_map": True}, do_not_save_samples=True)
-    assert {path.name for path in set(host.folder.rglob("*")) - before} <= {"params.txt"}
+    # What was kept while it was made is gone, but for the empty folders.
+    assert {path.name for path in set(host.folder.rglob("*")) - before if path.is_file()} <= {"params.txt"}
     assert len(processed.images) >= 2
 
 

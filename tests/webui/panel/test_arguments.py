@@ -26,7 +26,7 @@ def test_the_order_of_the_arguments_never_changes():
         "tile_size", "overlap", "tile_batch_size", "dino_enabled", "dino_strength", "dino_model", "consistency",
         "preset", "seed", "megapixels", "repair_tries", "max_drift",
         "adapter", "adapter_strength", "drift_map", "save_report", "skip_flat", "allowed_drift", "subject_prompt",
-        "clean_source", "texture",
+        "clean_source", "texture", "resume",
     )  # fmt: skip
     assert FIELDS[: len(released)] == released
     assert [knob.argument for knob in all_knobs().values()] == list(range(len(FIELDS)))
@@ -36,7 +36,7 @@ def test_labels_and_keys_are_given_once():
     labels = [knob.label for knob in all_knobs().values()]
     assert len(set(labels)) == len(labels) == len(FIELDS)
     keys = [knob.key for knob in all_knobs().values() if knob.key]
-    assert len(set(keys)) == len(keys) == len(FIELDS) - 1
+    assert len(set(keys)) == len(keys) == len(FIELDS) - 2  # the switch, and what says nothing of the picture
 
 
 def test_names_that_leave_a_setting_open_are_the_ones_that_the_files_of_models_know():

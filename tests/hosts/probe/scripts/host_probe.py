@@ -9,6 +9,10 @@ Linked into a host's `extensions` folder beside DINO Upscale it answers
 - `POST /host-probe/ratios` starts, `GET /host-probe/ratios` ends and reads: at every correction of DINO Upscale's, the
   host's sigma, the noise-to-signal ratio that DINO Upscale takes it for, and the one measured in the latents;
 - `POST /host-probe/rows` starts, `GET /host-probe/rows` ends and reads: how many rows each call of the model has;
+- `POST /host-probe/faults?kind=nan&calls=3,4`: at these of the model's calls from now on it gives NaN (`nan`), NaN
+  where it computes with fewer bits than float32 (`half`), or runs out of memory (`memory`); `GET` tells how often;
+- `GET /host-probe/memory`: resident bytes, and how many tensors of how many bytes are alive;
+- `POST /host-probe/reload` reloads the page's server and all scripts, as "Reload UI" does;
 - `POST /host-probe/final-pass?on=false` leaves out consistency on the finished picture, until `on=true`.
 
 It brings two always-on scripts. "Probe detailer" paints over a finished picture by a nested generation with a
@@ -27,7 +31,7 @@ from typing import Any
 import gradio as gr
 import modules.scripts as scripts
 import torch
-from modules import processing, script_callbacks, shared
+from modules import processing, script_callbacks, sd_samplers_common, shared
 
 try:
     import modules_forge  # noqa: F401
@@ -209,6 +213,82 @@ class Rows:
 ROWS = Rows()
 
 
+class Faults:
+    """What goes wrong at which of the model's next calls."""
+
+    def __init__(self) -> None:
+        self.kind, self.calls, self.seen, self.made = "", set(), 0, 0
+
+    def plan(self, kind: str = "nan", calls: str = "") -> str:
+        self.kind, self.calls = kind, {int(call) for call in calls.split(",") if call}
+        self.seen = self.made = 0
+        return "planned"
+
+    def told(self) -> dict[str, Any]:
+        return {"made": self.made, "seen": self.seen, "half": computes_in_half()}
+
+    def strike(self, params: Any) -> None:
+        """At a call of the model, before it."""
+        self.seen += 1
+        if self.seen not in self.calls or (self.kind == "half" and not computes_in_half()):
+            return
+        self.made += 1
+        if self.kind == "memory":
+            raise OutOfMemory("CUDA out of memory. Tried to allocate 2.00 GiB")
+        params.x.mul_(float("nan"))
+
+
+class OutOfMemory(BaseException):
+    """Passes through where a host swallows what callbacks raise; becomes torch's own error outside of it."""
+
+
+def computes_in_half() -> bool:
+    """Whether the loaded model has fewer bits than float32."""
+    unet = getattr(getattr(shared.sd_model, "forge_objects", None), "unet", None)
+    dtype = unet.model.computation_dtype if unet else next(network().parameters()).dtype
+    return dtype != torch.float32
+
+
+FAULTS = Faults()
+script_callbacks.on_cfg_denoiser(FAULTS.strike)
+
+
+def raise_memory(original: Any) -> Any:
+    """A sampler's call in which `OutOfMemory` is what a card raises."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return original(*args, **kwargs)
+        except BaseException as error:
+            if type(error).__name__ != "OutOfMemory":  # the class of before a reload is another one
+                raise
+            raise torch.cuda.OutOfMemoryError(str(error)) from None
+
+    call.original = original  # type: ignore[attr-defined]
+    return call
+
+
+_launch = sd_samplers_common.Sampler.launch_sampling
+sd_samplers_common.Sampler.launch_sampling = raise_memory(getattr(_launch, "original", _launch))
+
+
+def memory() -> dict[str, Any]:
+    """What is alive after a collection of garbage."""
+    import gc
+
+    gc.collect()
+    alive = [each for each in gc.get_objects() if type(each) in (torch.Tensor, torch.nn.Parameter)]
+    with open("/proc/self/statm") as file:
+        pages = int(file.read().split()[1])
+    return {"resident": pages * 4096, "tensors": len(alive), "bytes": sum(each.nbytes for each in alive)}
+
+
+def reload() -> str:
+    """As the button does."""
+    shared.state.request_restart()
+    return "asked"
+
+
 def held() -> dict[str, Any]:
     """Names of what the host holds of DINO Upscale for one generation; all empty when none is under way."""
     kept = {}
@@ -263,6 +343,10 @@ def routes(_: Any, app: Any) -> None:
     app.add_api_route("/host-probe/rows", start_rows, methods=["POST"])
     app.add_api_route("/host-probe/rows", ROWS.stop, methods=["GET"])
     app.add_api_route("/host-probe/held", held, methods=["GET"])
+    app.add_api_route("/host-probe/faults", FAULTS.plan, methods=["POST"])
+    app.add_api_route("/host-probe/faults", FAULTS.told, methods=["GET"])
+    app.add_api_route("/host-probe/memory", memory, methods=["GET"])
+    app.add_api_route("/host-probe/reload", reload, methods=["POST"])
 
     def weights() -> list[float]:
         found, WEIGHTS[:] = list(WEIGHTS), []
