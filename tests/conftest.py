@@ -9,7 +9,6 @@ import warnings
 import pytest
 import torch
 
-
 if importlib.util.find_spec("hypothesis") is not None:
     from hypothesis import settings
 
