@@ -11,13 +11,15 @@ CONTROL  ?=
 PIXELS   ?=
 # further options of benchmarks.fidelity
 FIDELITY ?=
+# seconds of fuzz
+FUZZ ?= 600
 
 BIN := $(VENV)/bin
 
 # The panels are built in the Gradio of every host; the two cannot share an environment.
 GRADIOS := 3 4
 
-.PHONY: demo test lint clean calibrate benchmark-detection benchmark-fidelity
+.PHONY: demo test lint audit chaos fuzz clean calibrate benchmark-detection benchmark-fidelity
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m lib_dino demo $(if $(PHOTO),"$(PHOTO)") --out "$(OUT)"
@@ -28,6 +30,20 @@ test: $(VENV)/.test lint $(GRADIOS:%=$(VENV)-gradio%/.made)
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# Known holes in what is installed. Needs the network: where the list of holes cannot be reached it says so, and fails.
+audit: $(VENV)/.test
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet pip-audit==2.10.1
+	$(BIN)/python -m pip_audit --requirement requirements.txt --strict --no-deps --disable-pip --progress-spinner off \
+	  || { echo "The audit failed: a hole is listed above, or the list at pypi.org could not be reached."; exit 1; }
+
+# Faults of every kind in every place, at most five minutes: what survived, and how much was lost.
+chaos: $(VENV)/.test
+	$(BIN)/python -m benchmarks.chaos
+
+# Broken input for FUZZ seconds: pictures, weights, settings, reports. One traceback and it fails.
+fuzz: $(VENV)/.test
+	$(BIN)/python -m benchmarks.fuzz --seconds $(FUZZ)
 
 # Drift thresholds and the expected-detail head of a DINOv2, beside its weights.
 calibrate: $(VENV)/.demo

@@ -23,6 +23,9 @@ OPEN_GROUPS: Final = ("Preset", "Size", "Strength")
 FOLDED_GROUPS: Final = ("Sampling", "Tiles", "Fidelity", "Repair and limits", "Adapter", "Report")
 """Groups that the panel folds away, in its order."""
 
+_SHOWN: Final = 200
+"""Characters of a wrong value that a message repeats."""
+
 GROUPS: Final = (*OPEN_GROUPS, *FOLDED_GROUPS)
 
 
@@ -129,7 +132,7 @@ class Knob:
 
     def error(self, value: object, limit: str, text: str = "") -> SettingsError:
         """What to raise for a wrong `value`, shown as `text` where its own would be too long."""
-        message = f"{self.label} ({self.name}) must be {limit}: got {text or repr(value)}."
+        message = f"{self.label} ({self.name}) must be {limit}: got {text or repr(value)[:_SHOWN]}."
         return SettingsError(message, field=self.name, value=value, limit=limit)
 
     def parsed(self, text: str) -> Any:
@@ -142,7 +145,7 @@ class Knob:
             return {"True": True, "False": False}[text] if self.kind is bool else self.kind(text)
         except (KeyError, ValueError):
             raise SettingsError(
-                f"The saved text gives {self.key} as {text!r}; it must be {self.limit()}.",
+                f"The saved text gives {self.key} as {text[:_SHOWN]!r}; it must be {self.limit()}.",
                 field=self.name, value=text, limit=self.limit(),
             ) from None  # fmt: skip
 

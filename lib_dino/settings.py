@@ -213,7 +213,7 @@ class Settings:
         for name in values:
             if name not in knobs():
                 raise SettingsError(
-                    f"There is no setting {name!r}. The settings are: {', '.join(knobs())}.",
+                    f"There is no setting {str(name)[:200]!r}. The settings are: {', '.join(knobs())}.",
                     field=str(name), value=values[name], limit="a known name",
                 )
         return cls(**values)

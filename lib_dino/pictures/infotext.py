@@ -30,7 +30,9 @@ def infotext(settings: Settings, size: tuple[int, int], measured: Mapping[str, s
     """
     shared = {"Steps": str(settings.steps), "Seed": str(settings.seed), "Size": f"{size[1]}x{size[0]}"}
     values = {**shared, **settings.to_infotext(), **(measured or {}), INFOTEXT_VERSION_KEY: __version__}
-    return ", ".join(f"{key}: {_quoted(value)}" for key, value in values.items())
+    text = ", ".join(f"{key}: {_quoted(value)}" for key, value in values.items())
+    # Names of files may hold bytes that are no text, which no picture can carry.
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def parse_infotext(text: str) -> dict[str, str]:

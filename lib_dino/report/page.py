@@ -88,7 +88,8 @@ def html_report(
     # One pass, so that what a name or a note says is never taken for a place to fill.
     pieces = page.split("{{")
     filled = (parts[key] + rest for key, _, rest in (piece.partition("}}") for piece in pieces[1:]))
-    return pieces[0] + "".join(filled)
+    # Names of files may hold bytes that are no text.
+    return (pieces[0] + "".join(filled)).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 _NOT_MEASURED: Final = "<p>Drift was not measured in this picture, so there is no map.</p>"

@@ -72,7 +72,7 @@ def source(name: str, *, fetch: bool = True) -> Path | None:
     if name == BUILT_IN_MODEL:
         return None
     place = folder()
-    for path in (Path(name).expanduser(), place / name, place / f"{name}{_SUFFIX}"):
+    for path in _inside(place, name):
         if path.is_file() or (path / f"model{_SUFFIX}").is_file():
             return path
     key = name.rpartition("/")[2]
@@ -80,10 +80,20 @@ def source(name: str, *, fetch: bool = True) -> Path | None:
         path = place / f"{key}{_SUFFIX}"
         return path if path.is_file() or not fetch else _fetch(key, place)
     raise SettingsError(
-        f"There is no feature model {name[:200]!r}: it is none of {', '.join(names())}, and no file or folder "
-        f"with {_SUFFIX} weights. Put the file into {place}.",
+        f"There is no feature model {name[:200]!r}: it is none of {', '.join(names())}. Put its {_SUFFIX} file into "
+        f"{place}, or choose another folder on the settings page.",
         field="dino_model", value=name, limit=" | ".join(names()),
     )  # fmt: skip
+
+
+def _inside(place: Path, name: str) -> list[Path]:
+    """What a name or a path may stand for in the folder `place`; nothing outside of it, whoever asks.
+
+    Links in the folder lead where its owner has them lead.
+    """
+    root = Path(os.path.abspath(place))
+    paths = (Path(os.path.abspath(root / text)) for text in (name, f"{name}{_SUFFIX}"))
+    return [path for path in paths if path.is_relative_to(root) and path != root]
 
 
 def load(name: str) -> Dinov2:
@@ -141,16 +151,16 @@ def adapter_names() -> list[str]:
 
 
 def adapter_file(name: str) -> Path:
-    """The file that a name or a path stands for.
+    """The file that a name or a path stands for in the folder of adapters.
 
     Raises:
         SettingsError: there is none.
     """
-    for path in (Path(name).expanduser(), adapter_folder() / name, adapter_folder() / f"{name}{_SUFFIX}"):
+    for path in _inside(adapter_folder(), name):
         if path.is_file():
             return path
     raise SettingsError(
-        f"There is no adapter {name[:200]!r}: it is none of {', '.join(adapter_names())}, and no file. Put a "
+        f"There is no adapter {name[:200]!r}: it is none of {', '.join(adapter_names())}. Put a "
         f"{_SUFFIX} file into {adapter_folder()}, or choose {NO_ADAPTER}.",
         field="adapter", value=name, limit=" | ".join(adapter_names()),
     )  # fmt: skip

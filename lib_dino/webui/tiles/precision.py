@@ -98,10 +98,24 @@ def _set(stack: ExitStack, held: Any, name: str, value: Any) -> None:
 
 
 def _to_float32(stack: ExitStack, network: nn.Module) -> None:
-    for weight in [*network.parameters(), *network.buffers()]:
-        if _is_less(weight.dtype):
-            stack.callback(_cast, weight, weight.dtype)
-            _cast(weight, torch.float32)
+    for layer in network.modules():
+        tables: tuple[dict[str, Any], ...] = layer._parameters, layer._buffers
+        for held in tables:
+            for name, weight in list(held.items()):
+                if weight is None or not _is_less(weight.dtype):
+                    continue
+                if weight.is_inference():  # what lies in one made in inference mode cannot be exchanged
+                    stack.callback(held.__setitem__, name, weight)
+                    held[name] = _wider(weight)
+                else:
+                    stack.callback(_cast, weight, weight.dtype)
+                    _cast(weight, torch.float32)
+
+
+@torch.inference_mode(False)
+def _wider(weight: Tensor) -> Any:
+    wider = weight.detach().to(torch.float32, copy=True)
+    return nn.Parameter(wider, requires_grad=False) if isinstance(weight, nn.Parameter) else wider
 
 
 @torch.inference_mode(False)

@@ -96,6 +96,25 @@ def test_files_and_folders_of_the_models_folder_and_paths_are_found_and_listed(h
     assert host.fetched == []
 
 
+@pytest.mark.parametrize("find", [weights.source, weights.adapter_file], ids=["network", "adapter"])
+def test_no_name_reaches_a_file_outside_of_the_folder(host, tmp_path, find):
+    for folder in (weights.folder(), weights.adapter_folder()):
+        folder.mkdir(parents=True)
+        (folder / "inside.safetensors").write_bytes(b"")
+        (folder / "linked.safetensors").symlink_to(tmp_path / "secret.safetensors")
+    secret = tmp_path / "secret.safetensors"
+    secret.write_bytes(b"")
+    wrong = (
+        str(secret), "../secret", "../secret.safetensors", "x/../../secret", "~/secret", "/etc/passwd", "", ".", "..",
+        "a\0b", "\ud800", f"{secret}\0", "../dinov2", "./../../" * 9 + str(secret),
+    )  # fmt: skip
+    for name in wrong:
+        with pytest.raises(SettingsError):
+            find(name)
+    assert find("inside").name == "inside.safetensors"
+    assert find("linked").name == "linked.safetensors"  # its owner has put it there
+
+
 def test_the_folder_can_be_chosen(host, tmp_path):
     host.options[weights.OPTION_FOLDER] = str(tmp_path / "elsewhere")
     assert weights.folder() == tmp_path / "elsewhere"

@@ -25,9 +25,10 @@ def network(kind=nn.Linear):
     return nn.Sequential(kind(4, 4, bias=False), kind(4, 4, bias=False)).half().requires_grad_(False)
 
 
-def forge():
+def forge(inference):
     unet = types.SimpleNamespace(computation_dtype=torch.float16, diffusion_model=network(Layer))
-    vae = types.SimpleNamespace(vae_dtype=torch.bfloat16, first_stage_model=network().bfloat16())
+    with torch.inference_mode(inference):  # as Forge loads its models
+        vae = types.SimpleNamespace(vae_dtype=torch.bfloat16, first_stage_model=network().bfloat16())
     held = types.SimpleNamespace(unet=types.SimpleNamespace(model=unet), vae=vae)
     return types.SimpleNamespace(forge_objects=held, forge_objects_original=held)
 
@@ -42,8 +43,9 @@ def a1111(monkeypatch):
     return types.SimpleNamespace(model=network(), first_stage_model=network()), devices
 
 
-def test_forge_computes_in_float32_inside_and_is_as_it_was_after(generator):
-    model = forge()
+@pytest.mark.parametrize("inference", [False, True])
+def test_forge_computes_in_float32_inside_and_is_as_it_was_after(generator, inference):
+    model = forge(inference)
     unet, vae = model.forge_objects.unet.model, model.forge_objects.vae
     before = {k: v.clone() for k, v in vae.first_stage_model.state_dict().items()}
     weights = unet.diffusion_model.state_dict()

@@ -11,6 +11,7 @@ Linked into a host's `extensions` folder beside DINO Upscale it answers
 - `POST /host-probe/rows` starts, `GET /host-probe/rows` ends and reads: how many rows each call of the model has;
 - `POST /host-probe/faults?kind=nan&calls=3,4`: at these of the model's calls from now on it gives NaN (`nan`), NaN
   where it computes with fewer bits than float32 (`half`), or runs out of memory (`memory`); `GET` tells how often;
+- `POST /host-probe/half?on=true`: the diffusion model computes in bfloat16, as on a card, until `on=false`;
 - `GET /host-probe/memory`: resident bytes, and how many tensors of how many bytes are alive;
 - `POST /host-probe/reload` reloads the page's server and all scripts, as "Reload UI" does;
 - `POST /host-probe/final-pass?on=false` leaves out consistency on the finished picture, until `on=true`.
@@ -249,6 +250,36 @@ def computes_in_half() -> bool:
     return dtype != torch.float32
 
 
+class Half:
+    """The diffusion model in bfloat16, which hosts do not do on a CPU by themselves."""
+
+    def switch(self, on: bool) -> str:
+        forge = getattr(shared.sd_model, "forge_objects", None)
+        if forge:
+            forge.unet.model.computation_dtype = torch.bfloat16 if on else torch.float32
+            for layer in network().modules():
+                if hasattr(layer, "parameters_manual_cast"):
+                    layer.parameters_manual_cast = on
+            return "half" if on else "whole"
+        for weight in network().parameters():
+            weight.data = weight.data.to(torch.bfloat16 if on else torch.float32)
+        model = shared.sd_model.model
+        model.__dict__.pop("forward", None)
+        if on:
+            model.forward = self.autocast(model.forward)
+        return "half" if on else "whole"
+
+    def autocast(self, original: Any) -> Any:
+        """As the host has it on a card, as long as the weights are in half precision."""
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=computes_in_half()):
+                return original(*args, **kwargs)
+
+        return forward
+
+
+HALF = Half()
 FAULTS = Faults()
 script_callbacks.on_cfg_denoiser(FAULTS.strike)
 
@@ -343,6 +374,7 @@ def routes(_: Any, app: Any) -> None:
     app.add_api_route("/host-probe/rows", start_rows, methods=["POST"])
     app.add_api_route("/host-probe/rows", ROWS.stop, methods=["GET"])
     app.add_api_route("/host-probe/held", held, methods=["GET"])
+    app.add_api_route("/host-probe/half", HALF.switch, methods=["POST"])
     app.add_api_route("/host-probe/faults", FAULTS.plan, methods=["POST"])
     app.add_api_route("/host-probe/faults", FAULTS.told, methods=["GET"])
     app.add_api_route("/host-probe/memory", memory, methods=["GET"])
