@@ -64,8 +64,10 @@ def measured(megapixels: float, scale: float, ending: str, folder: Path, flags: 
     words = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - started
+    process.stdout.close()
+    process.returncode = os.waitstatus_to_exitcode(status)
     if status:
-        raise RuntimeError(f"{megapixels:g} megapixels ended with status {os.waitstatus_to_exitcode(status)}")
+        raise RuntimeError(f"{megapixels:g} megapixels ended with status {process.returncode}")
     said = float(words.split()[-2])
     height, width = (round(side * scale) for _ in range(2))
     return Row(height * width / 1e6, usage.ru_maxrss / 1024, seconds, said)

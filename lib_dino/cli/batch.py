@@ -81,7 +81,7 @@ def run(jobs: Sequence[Job], options: Options) -> int:
         if options.stop():
             break
         try:
-            if skips and is_finished(job, options.settings):
+            if skips and is_finished(job, options.settings, resumes=options.resumes):
                 say(f"{job.source}: {job.out} is there already, made with these settings. --force makes it again.")
                 codes.append(DONE)
                 continue

@@ -152,13 +152,16 @@ def _names(sources: Sequence[Path]) -> dict[Path, str]:
     return names
 
 
-def is_finished(job: Job, settings: Settings) -> bool:
+def is_finished(job: Job, settings: Settings, *, resumes: bool = False) -> bool:
     """Whether all of a job's files are there, and its result was made whole, of this source, with these settings.
 
     Of this source is what bears its name in a folder of results, is no older and has the size that it should have. A
     seed that is to be drawn agrees with any.
+
+    Args:
+        resumes: the command is a repeated one, so that a result of a given name is that of this source too.
     """
-    if job.named or not all(path.is_file() for path in job.files):
+    if (job.named and not resumes) or not all(path.is_file() for path in job.files):
         return False
     try:
         found = parse_infotext(read_settings_text(job.out))

@@ -19,10 +19,14 @@ TRIES: Final = 1
 
 _BLACK: Final = 2 / 255
 _SEEN: Final = 8 / 255
+_BURNT_OUT: Final = 0.9
+"""From this share of values at an end of the range on a tile is none that a sampler makes of a picture with fewer."""
 
 
 def is_valid(image: Tensor, start: Tensor) -> bool:
-    """Whether a tile is a picture: every number finite, and not all black unless it was all but black before.
+    """Whether a tile is a picture: every number finite, not all black, and not burnt out.
+
+    Black and burnt out (nearly every value 0 or 1, as of numbers that exploded) are allowed where it was so before.
 
     Args:
         image: what the model made, (1, 3, h, w).
@@ -30,7 +34,7 @@ def is_valid(image: Tensor, start: Tensor) -> bool:
     """
     if not bool(torch.isfinite(image).all()):
         return False
-    return not _is_black(float(image.max()), float(start.mean()))
+    return not _is_black(float(image.max()), float(start.mean())) and not _is_burnt_out(image, start)
 
 
 def mended(image: Tensor, start: Tensor) -> tuple[Tensor, int]:
@@ -54,6 +58,14 @@ def mended(image: Tensor, start: Tensor) -> tuple[Tensor, int]:
 
 def _faulty(image: Tensor) -> Tensor:
     return (~image.isfinite()).any(1, keepdim=True)
+
+
+def _is_burnt_out(image: Tensor, start: Tensor) -> bool:
+    white, white_before = (float((each >= 1).float().mean()) for each in (image, start))
+    black, black_before = (float((each <= 0).float().mean()) for each in (image, start))
+    if white < 1 - _BURNT_OUT:  # a tile may be black, see `_is_black`
+        return False
+    return white + black > _BURNT_OUT and white_before + black_before < 1 - _BURNT_OUT
 
 
 def _is_black(brightest: float, before: float) -> bool:

@@ -124,7 +124,7 @@ def events(job: Prepared, finished: Finished) -> Iterator[str]:
         yield f"Went on after {_tiles(sampled.resumed)} from a run of the same job that was cut short."
     yield from _fault_events(finished)
     if sampled.splits:
-        yield "Memory ran short: tiles went in smaller batches. Lower the tile batch size to save the time of trying."
+        yield "Memory ran short: tiles went in smaller batches or parts. A lower tile batch or tile size saves time."
     if sampled.redone:
         detects = job.meter is not None and job.meter.thresholds.alarm is not None
         why = "too much drift, or something that looks invented" if detects else "too much drift"
@@ -144,7 +144,7 @@ def _fault_events(finished: Finished) -> Iterator[str]:
     sampled = finished.sampled
     if sampled.faulty:
         keep = "keeps" if sampled.faulty == 1 else "keep"
-        yield f"{_tiles(sampled.faulty)} came out black or without valid numbers and {keep} the enlarged source."
+        yield f"{_tiles(sampled.faulty)} {keep} the enlarged source: no valid picture came, or no memory was left."
     if sampled.precise:
         were = "was" if sampled.precise == 1 else "were"
         yield f"{_tiles(sampled.precise)} gave no valid numbers in half precision and {were} redone in float32."

@@ -248,10 +248,12 @@ def test_tiles_are_kept_and_taken_as_asked(calls, photo, tmp_path):
         assert keeping is None or str(keeping.folder) == os.environ["DINO_UPSCALE_TILES"]
 
 
-def test_resume_replaces_a_result_that_was_stopped_and_no_other(calls, photo, tmp_path):
+def test_resume_replaces_a_result_that_was_stopped_and_no_other(calls, photo, tmp_path, capsys):
     out = tmp_path / "a.png"
     assert run("upscale", photo, "-o", out) == 0
-    assert run("upscale", photo, "-o", out, "--resume") == 3 and len(calls) == 1
+    assert run("upscale", photo, "-o", out, "--resume") == 0 and len(calls) == 1
+    assert "is there already" in capsys.readouterr().out
+    assert run("upscale", photo, "-o", out, "--resume", "--denoise", "0.3") == 3 and len(calls) == 1
     with Image.open(out) as image:
         text = image.info["parameters"]
     write_picture(read_picture(out), out, text=f"{text}, DINO stopped: after 3 of 9 tiles", force=True)

@@ -114,6 +114,9 @@ def test_a_signal_writes_what_is_done_says_so_and_the_job_goes_on(photo, tmp_pat
         assert code == 3 and "exists already" in said
     code, _ = finished(photo, out, tiles, "--resume")
     assert code == 0 and pixels(out) == pixels(undisturbed)
+    if not report:
+        code, said = finished(photo, out, tiles, "--resume")
+        assert code == 0 and "is there already" in said
 
 
 def test_a_second_signal_ends_at_once_and_handlers_are_put_back():

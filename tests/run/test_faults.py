@@ -76,7 +76,7 @@ def test_a_tile_that_stays_faulty_keeps_the_enlarged_source_and_the_fault_stays_
     assert torch.allclose(task.image, sound.image, atol=1e-6)  # this model gives tiles back as they came
     report = task.report()
     assert [tile.valid for tile in report.tiles] == [False] + [True] * (len(task.plan) - 1)
-    assert "1 tile came out black or without valid numbers and keeps the enlarged source." in report.notes
+    assert "1 tile keeps the enlarged source: no valid picture came, or no memory was left." in report.notes
     assert "NaN" not in json.dumps(report.to_dict())
 
 
@@ -84,7 +84,7 @@ def test_where_every_tile_is_faulty_the_result_is_the_enlarged_source(source):
     task = run(source, Faulty(range(1000)))
     assert torch.allclose(task.image, resize(source, (80, 122)).clamp(0, 1), atol=1e-6)
     assert task.finished.sampled.faulty == len(task.plan)
-    assert any(note.startswith(f"{len(task.plan)} tiles came out black") for note in task.report().notes)
+    assert any(note.startswith(f"{len(task.plan)} tiles keep the enlarged") for note in task.report().notes)
 
 
 @pytest.mark.parametrize("faults", [{0}, {0, 1}, {0, 1, 2}, range(1000)])
@@ -108,6 +108,13 @@ def test_a_dark_tile_may_stay_dark():
     assert is_valid(black, dark)
     assert not is_valid(black, torch.full((1, 3, 8, 8), 0.5))
     assert is_valid(torch.full((1, 3, 8, 8), 0.02), torch.full((1, 3, 8, 8), 0.5))
+
+
+def test_a_tile_of_values_that_exploded_is_no_picture(generator):
+    burnt = (torch.rand(1, 3, 8, 8, generator=generator) > 0.5).float()
+    assert not is_valid(burnt, torch.full((1, 3, 8, 8), 0.5))
+    assert is_valid(burnt, burnt)  # pixel art may stay what it is
+    assert is_valid((0.7 * burnt).clamp(0.1, 1), torch.full((1, 3, 8, 8), 0.5))
 
 
 class Narrow(Faulty):
@@ -149,6 +156,55 @@ def test_faults_in_a_halved_batch_are_still_seen(source):
 def test_what_halving_cannot_help_is_raised(source, error):
     with pytest.raises(type(error)):
         run(source, Narrow(0, error), tile_batch_size=4)
+
+
+class Small(FakeModel):
+    """Has memory for tiles of so many pixels, and gives them back a little changed."""
+
+    tile_px = 256
+
+    def __init__(self, most_px, fits_first=0):
+        super().__init__(self.answer)
+        self.most_px, self.fits_first = most_px, fits_first
+
+    def answer(self, tiles, noise):
+        if tiles.shape[-1] > self.most_px and len(self.batches) > self.fits_first:
+            raise MemoryError
+        return 0.9 * tiles + 0.02 * noise
+
+
+@pytest.fixture
+def larger_source(generator):
+    return (0.2 + 0.6 * torch.rand(1, 3, 150, 170, generator=generator)).clamp(0, 1)
+
+
+@pytest.mark.parametrize("most_px", [140, 100])
+def test_a_tile_that_does_not_fit_into_memory_is_sampled_in_parts(larger_source, most_px):
+    whole, parts = run(larger_source, Small(256)), run(larger_source, Small(most_px))
+    assert min(shape[-1] for shape in parts.model.batches) <= most_px
+    # this model treats every pixel alone, and parts start from the tile's noise: blended they are the tile
+    assert torch.allclose(parts.image, whole.image, atol=1e-5)
+    assert parts.finished.sampled.faulty == 0
+    assert any("in smaller batches or parts" in text for text in parts.events)
+    assert parts.steps[-1].tile == len(parts.plan)
+
+
+def test_parts_of_a_tile_that_is_sampled_anew_share_its_noise(larger_source, quick_dino):
+    given = {"repair_tries": 2, "max_drift": 0.01, "consistency": 1.0}
+    whole, parts = (run(larger_source, Small(most), quick_dino, **given) for most in (256, 140))
+    assert whole.finished.sampled.redone == parts.finished.sampled.redone > 0
+    assert torch.allclose(parts.image, whole.image, atol=0.02)
+
+
+def test_where_not_even_the_smallest_part_fits_the_tile_keeps_the_enlarged_source(larger_source):
+    task = run(larger_source, Small(50, fits_first=1))
+    assert task.finished.sampled.faulty == len(task.plan) - 1
+    assert any("no memory was left" in text for text in task.events)
+
+
+def test_where_nothing_ever_fitted_the_error_is_raised(larger_source):
+    with pytest.raises(MemoryError):
+        run(larger_source, Small(50))
 
 
 def test_memory_is_known_by_its_cause_too():

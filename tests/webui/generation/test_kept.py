@@ -152,7 +152,7 @@ CHANGES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("settings", "values"), CHANGES, ids=str)
+@pytest.mark.parametrize(("settings", "values"), CHANGES, ids=lambda given: next(iter(given), ""))
 def test_another_generation_never_takes_tiles(host, source, settings, values):
     fresh = pixels(run(host, source, settings, **values))
     cut_short(host, source, 2)

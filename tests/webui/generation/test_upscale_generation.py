@@ -227,9 +227,9 @@ def test_a_model_that_gives_no_numbers_leaves_the_enlarged_source_and_a_line(hos
     host.nan_at = lambda call: False
     plain, _ = dropdown(host, source, {**settings, "denoise": 0})
     assert np.abs(np.int16(lost.images[0]) - np.int16(plain.images[0])).max() <= 1
-    (line,) = (text for text in lost.p.comments if "without valid numbers" in text)
+    (line,) = (text for text in lost.p.comments if "no valid picture" in text)
     assert lost.images[0].info["parameters"][INFOTEXT_FAULTY_KEY] == ["4"]
-    assert "tiles came out black or without valid numbers and keep the enlarged source." in line
+    assert "tiles keep the enlarged source: no valid picture came" in line
 
 
 def test_one_call_that_gives_no_numbers_costs_a_second_try_and_nothing_else(host, source):
@@ -274,7 +274,7 @@ def test_hooks_are_gone_afterwards_and_see_no_other_job(host, source):
     assert len(Nested.made[0]) == len(alone[0])
 
 
-@pytest.mark.parametrize("error", [RuntimeError("out of memory"), ValueError("shape")])
+@pytest.mark.parametrize("error", [RuntimeError("device lost"), ValueError("shape")])
 def test_a_failing_guidance_is_logged_once_and_ends_the_run_aloud(host, source, monkeypatch, caplog, error):
     def fail(*args, **kwargs):
         raise error
@@ -283,6 +283,16 @@ def test_a_failing_guidance_is_logged_once_and_ends_the_run_aloud(host, source, 
     with pytest.raises(GuidanceError, match=str(error)):
         dropdown(host, source, {"consistency": 0.5})
     assert len([r for r in caplog.records if "DINO guidance stopped" in r.message]) == 1
+    assert host.callbacks.before == host.callbacks.after == []
+
+
+def test_where_guidance_never_fits_into_memory_the_run_ends_and_says_so(host, source, monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("lib_dino.sampling.correction.guide", fail)
+    with pytest.raises((GuidanceError, MemoryError), match="out of memory"):
+        dropdown(host, source, {"consistency": 0.5})
     assert host.callbacks.before == host.callbacks.after == []
 
 
