@@ -11,6 +11,7 @@ The flow; each arrow is a plain frozen value::
 Rooms, each importing from those above it alone::
 
     settings    every knob, declared once
+    arrays      whole pictures: in memory while small, else in files that vanish with them
     tiling/     where pixels lie; no network
     pictures/   files and pixels at the edge, and the text they carry
     networks/   a weights file to a frozen module
@@ -19,12 +20,13 @@ Rooms, each importing from those above it alone::
     report/     figures and pictures of a finished run
     sampling/   img2img of a batch of tiles, corrected at each model call
     run/        one picture through its tiles
+    resume/     finished tiles on disk, so that a job that was cut short goes on
     pipeline    `upscale()` and `compare()`
     cli/        the command line
     webui/      AUTOMATIC1111, Forge and their kin
 
 I want to change ... -> open: how tiles overlap -> `tiling/plan`; what happens at a model call -> `sampling/correction`;
-when a tile is retried -> `run/retry`; the noise schedule -> `sampling/sampler`; a slider -> `settings`; what a WebUI
+when a tile is retried -> `run/retry`; what counts as a fault -> `run/faults`; the noise schedule -> `sampling/sampler`; a slider -> `settings`; what a WebUI
 calls -> `webui/generation/entry`. `docs/architecture.md` has the whole table.
 
 Conventions, pinned by `tests/test_conventions.py`:

@@ -7,6 +7,7 @@ whole picture goes through it band by band, by `by_bands` or `bands`, and lets g
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import sys
@@ -19,11 +20,16 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from .errors import ImageError
+
 LARGE_BYTES = 2**26
 """Arrays of more than this lie in files."""
 
 BAND_BYTES = 2**25
 """About how much of an array is worked on at once."""
+
+MEMORY_SHARE = 0.25
+"""Of the free memory a large array may take that finds no room on the disk."""
 
 _MAPPED: Final[weakref.WeakSet[mmap.mmap]] = weakref.WeakSet()
 
@@ -42,12 +48,22 @@ def is_large(*shape: int, itemsize: int = 4) -> bool:
 
 
 def zeros(shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
-    """An array of zeros on the CPU; a large one in a file, or in memory where the disk has no room for it."""
+    """An array of zeros on the CPU; a large one in a file, or in memory where the disk has no room for it.
+
+    Raises:
+        ImageError: neither has room. Linux would end the process without a word once such memory was used.
+    """
     if not is_large(*shape, itemsize=dtype.itemsize):
         return torch.zeros(*shape, dtype=dtype)
+    size = _count(shape) * dtype.itemsize
     try:
-        return torch.frombuffer(_mapped(_count(shape) * dtype.itemsize), dtype=dtype).view(*shape)
-    except OSError:
+        return torch.frombuffer(_mapped(size), dtype=dtype).view(*shape)
+    except OSError as error:
+        if size > MEMORY_SHARE * _spare_bytes():
+            raise ImageError(
+                f"A picture of this size needs {size / 1e9:.1f} GB more for a moment, and {folder()} has no room for it "
+                f"({error.strerror or error}). Free some, or name a folder on a larger disk in TMPDIR."
+            ) from error
         return torch.zeros(*shape, dtype=dtype)
 
 
@@ -62,14 +78,18 @@ def copied(image: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     return out
 
 
-def by_bands(function: Callable[..., Tensor], *images: Tensor) -> Tensor:
+def by_bands(function: Callable[..., Tensor], *images: Tensor, into: Tensor | None = None) -> Tensor:
     """Apply to `images`, (..., H, W) of one size, a `function` that at each pixel needs those of the same place alone.
 
     Small pictures are handed over whole.
+
+    Args:
+        into: array of the result's shape and dtype that large pictures are written to, and that nobody needs any more;
+            it may be one of `images`. None makes one.
     """
     if not any(is_large(*image.shape, itemsize=image.element_size()) for image in images):
         return function(*images)
-    out: Tensor | None = None
+    out = into
     for rows in bands(max(images, key=lambda image: image.numel() * image.element_size())):
         part = function(*(image[..., rows, :] for image in images))
         if out is None:
@@ -112,6 +132,14 @@ def _mapped(size: int) -> mmap.mmap:
         mapped = mmap.mmap(file.fileno(), size)
     _MAPPED.add(mapped)
     return mapped
+
+
+def _spare_bytes() -> float:
+    """Memory that is free, where the system tells; there may be more, held by its caches."""
+    try:
+        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, ValueError, OSError):
+        return math.inf
 
 
 def _count(shape: Sequence[int]) -> int:

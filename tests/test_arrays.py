@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from lib_dino import Settings, arrays, upscale
+from lib_dino.errors import ImageError
 from lib_dino.measure.quality import detail_energy, psnr
 from lib_dino.pictures.picture import Picture, picture_from_pil
 from lib_dino.run.prepare import estimate_noise, extend, has_palette, make_reference
@@ -144,6 +145,18 @@ def test_where_the_disk_has_no_room_memory_is_taken(in_files, monkeypatch):
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     assert float(arrays.zeros((1, 3, 64, 64)).sum()) == 0
+    monkeypatch.setattr(arrays, "MEMORY_SHARE", 0)
+    with pytest.raises(ImageError, match=r"0\.0 GB more .* no room .*TMPDIR"):
+        arrays.zeros((1, 3, 64, 64))
+
+
+def test_a_result_may_be_written_over_what_it_was_made_of(in_files, generator):
+    one, two = torch.rand(2, 1, 3, 64, 64, generator=generator)
+    expected = arrays.by_bands(torch.add, one, two)
+    in_files()
+    made = arrays.copied(two)
+    assert arrays.by_bands(torch.add, one, made, into=made) is made
+    assert torch.equal(made, expected)
 
 
 def test_the_folder_is_the_one_that_the_user_sets(monkeypatch, tmp_path):

@@ -11,8 +11,8 @@ CORE = Path(__file__).parent.parent / "lib_dino"
 HOST_PACKAGES = {"modules", "modules_forge", "backend", "ldm_patched", "comfy", "gradio", "launch"}
 # A room imports from rooms on lines above its own, and from itself.
 FLOORS = [
-    {"arrays", "errors", "version"},
-    {"declarations"},
+    {"errors", "version"},
+    {"arrays", "declarations"},
     {"settings"},
     {"webui_settings"},
     {"tiling", "pictures"},

@@ -211,9 +211,8 @@ def back_project(
         residual = arrays.by_bands(
             lambda wanted, shown: soft_threshold(wanted - shown, threshold), source, resize(out, _size(source))
         )
-        out = arrays.by_bands(
-            lambda made, step: (made + strength * step).clamp(0, 1), out, resize(residual, _size(out))
-        )
+        pull = resize(residual, _size(out))
+        out = arrays.by_bands(lambda made, step: (made + strength * step).clamp(0, 1), out, pull, into=pull)
     return out.to(image.dtype)
 
 

@@ -56,8 +56,13 @@ def _resized_in_pieces(image: Tensor, size: tuple[int, int]) -> Tensor:
     out = arrays.zeros((1, channels, height, width), image.dtype)
     for channel in range(channels):
         for cols in _columns(width):
-            part = wide[:, channel : channel + 1, :, cols].float().contiguous()
-            out[:, channel : channel + 1, :, cols] = _interpolated(part, (height, cols.stop - cols.start))
+            # Copied in and out band by band: a column lies in every page of a file.
+            part = torch.empty(1, 1, h, cols.stop - cols.start)
+            for rows in arrays.bands(wide):
+                part[..., rows, :] = wide[:, channel : channel + 1, rows, cols]
+            part = _interpolated(part, (height, cols.stop - cols.start))
+            for rows in arrays.bands(out):
+                out[:, channel : channel + 1, rows, cols] = part[..., rows, :]
             arrays.release()
     return out
 
