@@ -26,8 +26,8 @@ Rooms, each importing from those above it alone::
     webui/      AUTOMATIC1111, Forge and their kin
 
 I want to change ... -> open: how tiles overlap -> `tiling/plan`; what happens at a model call -> `sampling/correction`;
-when a tile is retried -> `run/retry`; what counts as a fault -> `run/faults`; the noise schedule -> `sampling/sampler`; a slider -> `settings`; what a WebUI
-calls -> `webui/generation/entry`. `docs/architecture.md` has the whole table.
+when a tile is retried -> `run/retry`; what counts as a fault -> `run/faults`; the noise schedule -> `sampling/sampler`;
+a slider -> `settings`; what a WebUI calls -> `webui/generation/entry`. `docs/architecture.md` has the whole table.
 
 Conventions, pinned by `tests/test_conventions.py`:
 

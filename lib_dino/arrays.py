@@ -61,8 +61,8 @@ def zeros(shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
     except OSError as error:
         if size > MEMORY_SHARE * _spare_bytes():
             raise ImageError(
-                f"A picture of this size needs {size / 1e9:.1f} GB more for a moment, and {folder()} has no room for it "
-                f"({error.strerror or error}). Free some, or name a folder on a larger disk in TMPDIR."
+                f"A picture of this size needs {size / 1e9:.1f} GB more for a moment, and {folder()} has no room for "
+                f"that ({error.strerror or error}). Free some, or name a folder on a larger disk in TMPDIR."
             ) from error
         return torch.zeros(*shape, dtype=dtype)
 
