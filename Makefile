@@ -11,6 +11,8 @@ CONTROL  ?=
 PIXELS   ?=
 # further options of benchmarks.fidelity
 FIDELITY ?=
+# further options of benchmarks.text
+TEXT ?=
 # seconds of fuzz
 FUZZ ?= 600
 
@@ -19,7 +21,7 @@ BIN := $(VENV)/bin
 # The panels are built in the Gradio of every host; the two cannot share an environment.
 GRADIOS := 3 4
 
-.PHONY: demo test lint audit chaos fuzz clean calibrate benchmark-detection benchmark-fidelity
+.PHONY: demo test lint audit chaos fuzz clean calibrate benchmark-detection benchmark-fidelity benchmark-text
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m lib_dino demo $(if $(PHOTO),"$(PHOTO)") --out "$(OUT)"
@@ -58,6 +60,13 @@ benchmark-detection: $(VENV)/.test
 benchmark-fidelity: $(VENV)/.test benchmarks/out/judges/.made
 	$(BIN)/python -m training.photographs fetch
 	$(BIN)/python -m benchmarks.fidelity $(FIDELITY)
+
+# Does text stay readable? Installs a network that reads (rapidocr-onnxruntime, Apache 2.0).
+benchmark-text: $(VENV)/.test
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps rapidocr-onnxruntime==1.4.4 \
+	  onnxruntime==1.32.0 opencv-python-headless==5.0.0.93 pyclipper==1.4.0 shapely==2.2.0 six==1.17.0 pyyaml==6.0.4 \
+	  flatbuffers protobuf packaging
+	$(BIN)/python -m benchmarks.text $(TEXT)
 
 benchmarks/out/judges/.made: | $(BIN)/python
 	mkdir -p $(@D)

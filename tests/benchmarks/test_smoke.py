@@ -15,6 +15,7 @@ from benchmarks import (
     contrast,
     denoise_map,
     detection,
+    few_steps,
     fidelity,
     fidelity_report,
     flops,
@@ -158,6 +159,13 @@ def test_sparing(photos, capsys):
     sparing.main([photos[0], "--denoise", "0.5", "--steps", "2"])
     pulls = [float(found) for found in re.findall(r"pulls +([\d.]+)", capsys.readouterr().out)]
     assert pulls[0] == 0 < pulls[1] <= pulls[2] == 2
+
+
+def test_few_steps(photos, capsys):
+    few_steps.main([photos[0], "--side", "48", "--calls", "1", "4"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines] == ["1", "4"]
+    assert len({line.split()[3] for line in lines}) == 2
 
 
 def test_flops():
