@@ -66,7 +66,8 @@ def page(seed: int, letters: tuple[int, int], lines: int) -> tuple[Image.Image, 
     for number in range(lines):
         font = ImageFont.load_default(chance.randint(*letters))
         words = chance.choice(_WORDS.split())
-        while draw.textlength(longer := f"{words} {chance.choice(_WORDS.split())}", font=font) < WIDTH_PX - 2 * MARGIN_PX:
+        room = WIDTH_PX - 2 * MARGIN_PX
+        while draw.textlength(longer := f"{words} {chance.choice(_WORDS.split())}", font=font) < room:
             words = longer
         draw.text((MARGIN_PX, number * LINE_PX + LINE_PX / 2), words, font=font, fill=(ink, ink, ink), anchor="lm")
         out.append(Line(words, slice(number * LINE_PX, (number + 1) * LINE_PX)))
