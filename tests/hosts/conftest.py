@@ -1,6 +1,7 @@
 """The host suite drives a running WebUI: `pytest tests/hosts --host http://127.0.0.1:7860 --family sdxl`."""
 
 import os
+from pathlib import Path
 
 import pytest
 from client import FAMILIES, Host
@@ -58,6 +59,19 @@ class Probe:
     def weights(self):
         """The norm of a layer of the model at every model call since the last time."""
         return self._host.call("/host-probe/weights").body
+
+
+@pytest.fixture(scope="session")
+def adapter_folder(host, probe):
+    """The host's folder of adapters, for files that are called dino-probe-*; they are gone afterwards."""
+    folder = Path(host.call("/host-probe/models").body) / "dino-adapter"
+    made = not folder.exists()
+    folder.mkdir(exist_ok=True)
+    yield folder
+    for path in folder.glob("dino-probe-*"):
+        path.unlink()
+    if made:
+        folder.rmdir()
 
 
 @pytest.fixture(scope="session")

@@ -216,10 +216,9 @@ def test_only_the_masked_part_is_replaced(host):
     assert apart <= (8 if host.family.noise else 0)
 
 
-def test_an_adapter_acts_where_the_family_has_one_and_is_refused_elsewhere(host, tmp_path):
-    path = tmp_path / "tiny.safetensors"
-    tiny_adapter(base=host.family.adapter or "sd15").save(path)
-    wanted = {**FREE, "adapter": str(path), "adapter_strength": 1}
+def test_an_adapter_acts_where_the_family_has_one_and_is_refused_elsewhere(host, adapter_folder):
+    tiny_adapter(base=host.family.adapter or "sd15").save(adapter_folder / "dino-probe-one.safetensors")
+    wanted = {**FREE, "adapter": "dino-probe-one", "adapter_strength": 1}
     if not host.family.adapter:
         answer = host.dropdown(wanted, source=picture(*SOURCE))
         assert answer.status == 422 and f"the loaded checkpoint is {host.family.name}" in answer.text

@@ -14,12 +14,11 @@ QUIET = {**SMALL, "dino_enabled": False, "consistency": 0, "denoise": 0.6}
 
 
 @pytest.fixture(scope="module")
-def adapter(host, tmp_path_factory):
+def adapter(host, adapter_folder):
     if not host.family.adapter:
         pytest.skip(f"there are no adapters for {host.family.name}, a transformer without cross-attention")
-    path = tmp_path_factory.mktemp("adapters") / "tiny.safetensors"
-    tiny_adapter(base=host.family.adapter).save(path)
-    return str(path)
+    tiny_adapter(base=host.family.adapter).save(adapter_folder / "dino-probe-tiny.safetensors")
+    return "dino-probe-tiny"
 
 
 @pytest.fixture(scope="module")
@@ -88,17 +87,18 @@ def test_the_saved_text_says_which_and_how_strongly(host, adapter):
     assert saved["DINO adapter strength"] == "0.4"
 
 
-def test_what_cannot_be_used_is_refused_by_name(host, adapter, tmp_path):
-    (tmp_path / "a.bin").write_bytes(b"pickled")
-    (tmp_path / "b.safetensors").write_bytes(b"broken")
+def test_what_cannot_be_used_is_refused_by_name(host, adapter, adapter_folder, tmp_path):
+    (adapter_folder / "dino-probe-a.bin").write_bytes(b"pickled")
+    (adapter_folder / "dino-probe-b.safetensors").write_bytes(b"broken")
     other = {"sd15": "sdxl", "sdxl": "sd15"}[host.family.adapter]
-    tiny_adapter(base=other).save(tmp_path / "c.safetensors")
+    tiny_adapter(base=other).save(adapter_folder / "dino-probe-c.safetensors")
+    tiny_adapter(base=host.family.adapter).save(tmp_path / "elsewhere.safetensors")
     for name, words in (
-        ("none-such", "no adapter"), ("a.bin", "can run code"), ("b.safetensors", "damaged"),
-        ("c.safetensors", f"made for {other}; the loaded checkpoint is {host.family.adapter}"),
+        ("none-such", "no adapter"), (str(tmp_path / "elsewhere.safetensors"), "no adapter"),
+        ("dino-probe-a.bin", "can run code"), ("dino-probe-b.safetensors", "damaged"),
+        ("dino-probe-c", f"made for {other}; the loaded checkpoint is {host.family.adapter}"),
     ):  # fmt: skip
-        path = str(tmp_path / name) if "." in name else name
-        answer = host.dropdown({**QUIET, "adapter": path, "adapter_strength": 1})
+        answer = host.dropdown({**QUIET, "adapter": name, "adapter_strength": 1})
         assert answer.status == 422, answer.text[:500]
         assert words in answer.text
         assert "adapter" in answer.body["detail"]

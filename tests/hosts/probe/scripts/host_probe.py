@@ -12,6 +12,7 @@ Linked into a host's `extensions` folder beside DINO Upscale it answers
 - `POST /host-probe/faults?kind=nan&calls=3,4`: at these of the model's calls from now on it gives NaN (`nan`), NaN
   where it computes with fewer bits than float32 (`half`), or runs out of memory (`memory`); `GET` tells how often;
 - `POST /host-probe/half?on=true`: the diffusion model computes in bfloat16, as on a card, until `on=false`;
+- `GET /host-probe/models`: the folder of the host's models;
 - `GET /host-probe/memory`: resident bytes, and how many tensors of how many bytes are alive;
 - `POST /host-probe/reload` reloads the page's server and all scripts, as "Reload UI" does;
 - `POST /host-probe/final-pass?on=false` leaves out consistency on the finished picture, until `on=true`.
@@ -32,7 +33,7 @@ from typing import Any
 import gradio as gr
 import modules.scripts as scripts
 import torch
-from modules import processing, script_callbacks, sd_samplers_common, shared
+from modules import paths, processing, script_callbacks, sd_samplers_common, shared
 
 try:
     import modules_forge  # noqa: F401
@@ -377,6 +378,7 @@ def routes(_: Any, app: Any) -> None:
     app.add_api_route("/host-probe/half", HALF.switch, methods=["POST"])
     app.add_api_route("/host-probe/faults", FAULTS.plan, methods=["POST"])
     app.add_api_route("/host-probe/faults", FAULTS.told, methods=["GET"])
+    app.add_api_route("/host-probe/models", lambda: str(paths.models_path), methods=["GET"])
     app.add_api_route("/host-probe/memory", memory, methods=["GET"])
     app.add_api_route("/host-probe/reload", reload, methods=["POST"])
 
