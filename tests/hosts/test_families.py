@@ -164,8 +164,8 @@ def test_tiles_that_share_a_call_come_out_as_alone(host, probe, off, on):
             assert set(rows) == {1} and together.pixels == alone.pixels
             continue
         each = 1 if host.family.request.get("cfg_scale") == 1 else 2
-        # With and without prompt, in one call or two.
-        assert sum(rows) in (2 * each * len(rows), 2 * len(rows))
+        # With and without prompt, in one call or two; Forge Classic leaves the latter out of the first step.
+        assert rows and set(rows) <= {2, 2 * each}
         # Noise makes a last bit that depends on where in memory a row lies as large as anything.
         assert host.family.noise or most(together, alone) <= 6
 
