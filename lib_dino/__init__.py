@@ -11,6 +11,7 @@ The flow; each arrow is a plain frozen value::
 Rooms, each importing from those above it alone::
 
     settings    every knob, declared once
+    memory      memory that runs out: how to tell, and what to let go of
     arrays      whole pictures: in memory while small, else in files that vanish with them
     tiling/     where pixels lie; no network
     pictures/   files and pixels at the edge, and the text they carry

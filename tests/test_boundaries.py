@@ -12,7 +12,7 @@ HOST_PACKAGES = {"modules", "modules_forge", "backend", "ldm_patched", "comfy", 
 # A room imports from rooms on lines above its own, and from itself.
 FLOORS = [
     {"errors", "version"},
-    {"arrays", "declarations"},
+    {"arrays", "declarations", "memory"},
     {"settings"},
     {"webui_settings"},
     {"tiling", "pictures"},

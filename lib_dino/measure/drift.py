@@ -10,16 +10,18 @@ What plain enlargement of the source costs by the same measure is the floor: dri
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..memory import free_memory, is_out_of_memory
 from ..networks.dinov2 import Dinov2
 from ..networks.edit_detector import EditDetector
 from ..tiling.resample import TileOperators, resize
@@ -27,6 +29,9 @@ from .calibration import Calibration, Thresholds
 from .edits import detail_logits
 from .features import centre, confidence, cosine_distance, feature_grid, grid_size, normalised, outliers
 
+log = logging.getLogger("dino_upscale")
+
+Work = TypeVar("Work")
 Extract = Callable[[Tensor], Tensor]
 """A picture (B, 3, H, W) in [0, 1] to its feature grid (B, D, gh, gw); differentiable."""
 
@@ -142,7 +147,7 @@ class DriftMeter:
 
     def extract(self, image: Tensor) -> Tensor:
         """Feature grid of a picture (B, 3, H, W), on the picture's device, wherever the network lives."""
-        return feature_grid(self.dino, image.to(self.dino.positions.device)).to(image.device)
+        return self._in_memory(lambda: feature_grid(self.dino, image.to(self.dino.positions.device)).to(image.device))
 
     def target(self, region: Tensor) -> Target:
         """The target for `region`, (1, 3, h, w) at the source's scale; tokens that keep notes weigh nothing."""
@@ -168,6 +173,22 @@ class DriftMeter:
             detail: also judge the detail that downscaling cannot see, where the network has a detector; it takes
                 about as long as looking at the tile and at its plain enlargement at full size.
         """
+        return self._in_memory(lambda: self._tile(made, operators, detail=detail))
+
+    def _in_memory(self, work: Callable[[], Work]) -> Work:
+        """What `work` gives; where memory is short once more, with caches freed and the network on the CPU for good."""
+        try:
+            return work()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            log.warning("Features did not fit into memory (%s); the network goes on on the CPU.", error)
+        free_memory()
+        with torch.inference_mode(False):
+            self.dino.to("cpu")
+        return work()
+
+    def _tile(self, made: Tensor, operators: TileOperators, *, detail: bool) -> TileDrift:
         target, floor = self._expected(operators, made)
         grid, told = self._told(operators.down(made))
         distance = patch_drift(grid, target)

@@ -1,4 +1,4 @@
-"""Faults: tiles for which a model hands back what is no picture, and batches that do not fit into memory.
+"""Faults: tiles for which a model hands back what is no picture.
 
 Half precision is the usual cause: a value too large for it becomes infinite, then every pixel is undefined, and a black
 tile is what most hosts make of that.
@@ -6,7 +6,6 @@ tile is what most hosts make of that.
 
 from __future__ import annotations
 
-import gc
 from typing import Final
 
 import torch
@@ -71,22 +70,3 @@ def _is_burnt_out(image: Tensor, start: Tensor) -> bool:
 def _is_black(brightest: float, before: float) -> bool:
     """Whether a picture is black whose brightest value is this, made from one with this mean."""
     return brightest <= _BLACK and before > _SEEN
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error, or what caused it, says that memory ran out: torch has a type for that on cards alone."""
-    if error.__cause__ is not None and is_out_of_memory(error.__cause__):
-        return True
-    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
-
-
-def free_memory() -> None:
-    """Let go of what nobody uses any more, on cards too."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    if torch.backends.mps.is_available():
-        torch.mps.empty_cache()

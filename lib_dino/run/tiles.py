@@ -18,6 +18,7 @@ from .. import arrays
 from ..adapter.injection import ImageTokens
 from ..errors import SettingsError
 from ..measure.drift import TileDrift
+from ..memory import free_memory, is_out_of_memory
 from ..sampling.consistency import FINAL_ITERATIONS, tile_pull
 from ..sampling.correction import BatchCorrector, TileCorrections
 from ..sampling.tile_model import HalfPrecisionModel, TileBatch, TileModel
@@ -281,13 +282,13 @@ class TileSampler:
             self._fitted = True
             return attempts
         except Exception as error:
-            short = faults.is_out_of_memory(error)
+            short = is_out_of_memory(error)
             # Float32 takes more memory and ways that are rarely gone, and is only a try.
             if not how.precise and not (short and self._can_go_on(tiles)):
                 raise
             log.warning("A tile could not be sampled%s: %s", " in float32" if how.precise else "", error)
         # Outside of the handler: the error holds on to everything that was being worked on.
-        faults.free_memory()
+        free_memory()
         if how.precise and (len(tiles) == 1 or not short):
             return [self._failed(tile, how) for tile in tiles]
         counter.splits += 1

@@ -114,3 +114,37 @@ def test_the_embedded_network_has_no_outliers(dino, source):
     grid, norms = dino.tokens_and_norms(normalised(dino, source, grid_size(112, 168)))
     assert not outliers(norms).any()
     assert_close(grid, dino.patch_tokens(normalised(dino, source, grid_size(112, 168))))
+
+
+class Short:
+    """Runs out of memory at the next `times` looks through the network, and notes where it was sent."""
+
+    def __init__(self, dino, monkeypatch, times):
+        self.left, self.sent, through = 0, [], dino.layer_tokens
+
+        def layer_tokens(*args, **kwargs):
+            if self.left:
+                self.left -= 1
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            return through(*args, **kwargs)
+
+        monkeypatch.setattr(dino, "layer_tokens", layer_tokens)
+        monkeypatch.setattr(dino, "to", self.sent.append)
+        self.times = times
+
+    def now(self):
+        self.left = self.times
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_where_features_do_not_fit_the_network_goes_on_on_the_cpu(source, quick_dino, monkeypatch, times):
+    operators, plain = whole(source)
+    expected = DriftMeter(quick_dino, source, plain=plain).tile(1 - plain, operators)
+    meter, short = DriftMeter(quick_dino, source, plain=plain), Short(quick_dino, monkeypatch, times)
+    short.now()
+    if times == 1:
+        assert torch.equal(meter.tile(1 - plain, operators).patches, expected.patches)
+    else:
+        with pytest.raises(torch.cuda.OutOfMemoryError):
+            meter.extract(source)
+    assert short.sent == ["cpu"]

@@ -9,8 +9,9 @@ import pytest
 import torch
 from made import FakeModel, ran
 
+from lib_dino.memory import is_out_of_memory
 from lib_dino.run import outcome
-from lib_dino.run.faults import is_out_of_memory, is_valid
+from lib_dino.run.faults import is_valid
 from lib_dino.run.finish import Finished
 from lib_dino.sampling import correction
 from lib_dino.settings import Settings

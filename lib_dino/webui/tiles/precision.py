@@ -13,7 +13,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from ...run.faults import free_memory, is_out_of_memory
+from ...memory import free_memory, is_out_of_memory
 
 log = logging.getLogger("dino_upscale")
 
