@@ -8,6 +8,8 @@ the whole process.
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 import math
 import multiprocessing
 import os
@@ -20,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 BAND_ROWS = 256
 
@@ -96,20 +98,60 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def plot(rows: Sequence[Row], path: Path) -> None:
+    """Memory and seconds a megapixel against the result's size, each on a logarithmic axis of megapixels."""
+    panels = {"memory, MiB": [r.mib for r in rows], "seconds a megapixel": [r.seconds / r.megapixels for r in rows]}
+    width, height, left, top = 460, 300, 60, 40
+    image = Image.new("RGB", (width * len(panels), height), "white")
+    draw = ImageDraw.Draw(image)
+    first, last = (math.log(pick(r.megapixels for r in rows)) for pick in (min, max))
+    for number, (label, values) in enumerate(panels.items()):
+        x0, y0, w, h = number * width + left, top, width - left - 30, height - top - 40
+        most = 1.1 * max(values)
+        draw.rectangle((x0, y0, x0 + w, y0 + h), outline="black")
+        draw.text((x0, y0 - 18), f"{label}, against megapixels of the result", fill="black")
+        for share in (0, 0.5, 1):
+            draw.text((x0 - 8, y0 + h * (1 - share)), f"{share * most:.3g}", fill="black", anchor="rm")
+        spots = []
+        for row, value in zip(rows, values, strict=True):
+            x = x0 + w * (math.log(row.megapixels) - first) / max(last - first, 1e-9)
+            spots.append((x, y0 + h * (1 - value / most)))
+            draw.text((x, y0 + h + 8), f"{row.megapixels:.0f}", fill="black", anchor="ma")
+        draw.line(spots, fill="#1f77b4", width=2)
+        for x, y in spots:
+            draw.ellipse((x - 4, y - 4, x + 4, y + 4), fill="#1f77b4")
+    image.save(path)
+
+
+def kept(path: Path | None) -> list[Row]:
+    """Rows of earlier runs."""
+    if path is None or not path.exists():
+        return []
+    return [Row(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--megapixels", type=float, nargs="+", default=[1, 4, 16, 64])
+    parser.add_argument("--megapixels", type=float, nargs="*", default=[1, 4, 16, 64])
     parser.add_argument("--scale", type=float, default=2)
     parser.add_argument("--ending", default=".png", choices=[".png", ".tif", ".jpg"])
+    parser.add_argument("--rows", type=Path, help="file that rows are added to; those in it count as measured")
+    parser.add_argument("--plot", type=Path, help="picture to draw, PNG")
     parser.add_argument("flags", nargs="*", help="further flags of the command line, after --")
     options = parser.parse_args(argv)
-    rows = []
+    rows = kept(options.rows)
     with tempfile.TemporaryDirectory() as folder:
         for megapixels in options.megapixels:
             rows.append(measured(megapixels, options.scale, options.ending, Path(folder), options.flags))
             print(table(rows[-1:]).splitlines()[-1], flush=True)
+            if options.rows:
+                with options.rows.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(dataclasses.asdict(rows[-1])) + "\n")
+    rows.sort(key=lambda row: row.megapixels)
     print(table(rows))
+    if options.plot:
+        plot(rows, options.plot)
     return 0
 
 

@@ -1,6 +1,7 @@
 """The benchmarks that run the command line: at work on one tiny picture."""
 
 import torch
+from PIL import Image
 
 from benchmarks import chaos, limits
 from lib_dino.sampling.pixel_model import PixelTileModel
@@ -8,9 +9,15 @@ from lib_dino.settings import Settings
 from lib_dino.tiling.plan import Tile
 
 
-def test_memory_and_time_are_measured(capsys):
-    limits.main(["--megapixels", "0.01", "--", "--denoise", "0"])
-    *_, row = capsys.readouterr().out.splitlines()
+def test_memory_and_time_are_measured(capsys, tmp_path):
+    rows, drawn = tmp_path / "rows", tmp_path / "plot.png"
+    rows.write_text('{"megapixels": 4.0, "mib": 800.0, "seconds": 10.0, "said": 6.0}\n')
+    limits.main(["--megapixels", "0.01", "--rows", str(rows), "--plot", str(drawn), "--", "--denoise", "0"])
+    said = capsys.readouterr().out.splitlines()
+    assert len(limits.kept(rows)) == 2 and said[-3].startswith("| 4 | 800 |")
+    with Image.open(drawn) as image:
+        assert image.getextrema() == ((0, 255),) * 3
+    row = said[-4]
     megapixels, mib, seconds, *_ = (float(cell) for cell in row.strip("|").split("|"))
     assert megapixels == 0 and 50 < mib < 2000 and 0 < seconds < 100
 
