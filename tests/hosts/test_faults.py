@@ -80,6 +80,7 @@ def half(host, faults):
 
 def test_half_precision_is_given_up_for_a_tile_without_numbers(host, faults, half):
     sound = host.dropdown(GIVEN)
+    assert sound.status == 200, sound.text[:500]
     faults("half", *range(1, 400))
     answer = host.dropdown(GIVEN)
     assert faults.told()["made"] > 0 and INFOTEXT_FAULTY_KEY not in answer.saved

@@ -262,8 +262,12 @@ class Half:
                 if hasattr(layer, "parameters_manual_cast"):
                     layer.parameters_manual_cast = on
             return "half" if on else "whole"
-        for weight in network().parameters():
-            weight.data = weight.data.to(torch.bfloat16 if on else torch.float32)
+        for layer in network().modules():
+            # On a card autocast computes these in float32; on a CPU it leaves them alone.
+            if isinstance(layer, torch.nn.GroupNorm | torch.nn.LayerNorm):
+                continue
+            for weight in layer.parameters(recurse=False):
+                weight.data = weight.data.to(torch.bfloat16 if on else torch.float32)
         model = shared.sd_model.model
         model.__dict__.pop("forward", None)
         if on:
