@@ -128,7 +128,7 @@ class Settings:
     )
     texture: float = declare(
         1.0, "Texture matching", "DINO texture",
-        "Scales added fine detail to the strength typical for this source; 0 = off.",
+        "Takes off added fine detail beyond what is typical for this source; 0 = off.",
         group="Fidelity", argument=29, low=0.0, high=1.0, step=0.05,
     )
 

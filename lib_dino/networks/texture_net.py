@@ -3,8 +3,8 @@
 Source consistency settles what the source can tell. Of the rest, the detail between the source's pixels, the diffusion
 model makes too much in smooth places, too little in rough ones, and with no regard to which way fur or fabric runs.
 How much there should be, by octave and direction, follows to a good part from what the source shows: a small network
-reads it off the source's pixels, and the finished picture's unseen detail is scaled to it. Nothing is drawn: what the
-model painted is made weaker, or a little stronger. DINOv2 features as a further input did not help
+reads it off the source's pixels, and what the finished picture's unseen detail has beyond it is taken off. Nothing is
+drawn, and nothing is made stronger. DINOv2 features as a further input did not help
 (docs/constants.md).
 
 The bands are a partition of the spectrum above the source's: octaves (raised cosines of log frequency) times

@@ -37,8 +37,8 @@ from .tiles import SampledTiles
 UNTOUCHED: Final = 1e-5
 """Pixels that differ by less from what tiles start from were not sampled."""
 
-WEAKEST, STRONGEST = 0.05, 1.5
-"""Least and most that detail is multiplied by: much more lands in the wrong places (docs/constants.md)."""
+WEAKEST: Final = 0.05
+"""Least that detail is multiplied by. The most is 1: more lands in the wrong places (docs/constants.md)."""
 TRUST: Final = 2.5
 """Expected errors that detail may be off: with less, faithful sharp pictures lose (docs/constants.md)."""
 
@@ -123,7 +123,7 @@ def _where_sampled(image: Tensor, start: Tensor, scaled: Tensor) -> Tensor:
 def match_texture(
     image: Tensor, texture: Texture, source_size: tuple[int, int], factor: float, *, strength: float
 ) -> Tensor:
-    """Scale the unseen detail of `image`, (1, 3, H, W) in [0, 1], to within what is expected.
+    """Take from the unseen detail of `image`, (1, 3, H, W) in [0, 1], what is more than is expected.
 
     Args:
         texture: as `expected` gives it.
@@ -153,8 +153,8 @@ def match_texture(
 
 
 def _scaled(fine: Tensor, log: Tensor, slack: Tensor, factor: float, strength: float) -> Tensor:
-    """(1, 3, h, w) after each of its bands was brought to within `slack` of its expected log energy."""
+    """(1, 3, h, w) after each of its bands was brought down to within `slack` of its expected log energy."""
     parts, sigma = split(fine, factor), SPREAD_PX * factor
     surplus = (energies(parts, sigma) + EPS).log() - log
-    gain = (-0.5 * soft_threshold(surplus, slack)).exp().clamp(WEAKEST, STRONGEST) ** strength
+    gain = (-0.5 * soft_threshold(surplus, slack)).exp().clamp(WEAKEST, 1) ** strength
     return (blurred(gain, sigma / 2) * parts).sum(0, keepdim=True)

@@ -84,6 +84,13 @@ def test_each_direction_is_scaled_to_its_own_expectation(generator):
     assert max(float(kept[0]), float(kept[2])) < 0.25 * float(kept[1])
 
 
+def test_nothing_is_made_stronger_however_much_is_expected(generator):
+    image = 0.5 + unseen(torch.rand(1, 3, 64, 64, generator=generator), (32, 32)) / 4
+    logs = torch.full((DIRECTIONS, 1, 16, 16), 20.0)
+    out = match_texture(image, Texture(logs, torch.zeros_like(logs)), (32, 32), 2.0, strength=1.0)
+    assert_close(out, image, atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("factor", [2, 4])
 def test_what_the_source_can_tell_is_not_touched(sharp, generator, factor):
     source = small(sharp, factor)
