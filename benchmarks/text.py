@@ -28,7 +28,7 @@ from lib_dino.settings import Settings
 
 from .runs import HalfPrecision, run
 
-WIDTH_PX, LINE_PX, MARGIN_PX = 512, 64, 12
+WIDTH_PX, LINE_PX, MARGIN_PX = 516, 60, 12
 _WORDS: Final = (
     "apple bridge candle danger eleven forest garden hammer island jacket kitchen letter market number orange pencil "
     "quarter river summer table under village winter yellow zebra about because common during enough friend ground "
@@ -137,8 +137,9 @@ def main(argv: Sequence[str] | None = None, reader: Reader | None = None) -> Non
             decibels = 0.0
             for image, lines in pages:
                 small = image.resize((image.width // scale, image.height // scale), Image.Resampling.BICUBIC)
-                made = enlarged(small, image.size, arm, model, scale)
-                decibels += psnr(made, picture_from_pil(image).pixels) / len(pages)
+                size = (small.width * scale, small.height * scale)
+                made = enlarged(small, size, arm, model, scale)
+                decibels += psnr(made, picture_from_pil(image.crop((0, 0, *size))).pixels) / len(pages)
                 shown = Image.fromarray(to_levels(made[0]).numpy())
                 bad, count = errors(shown, lines, reader)
                 wrong, total = wrong + bad, total + count
