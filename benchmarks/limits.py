@@ -111,7 +111,8 @@ def plot(rows: Sequence[Row], path: Path) -> None:
         draw.rectangle((x0, y0, x0 + w, y0 + h), outline="black")
         draw.text((x0, y0 - 18), f"{label}, against megapixels of the result", fill="black")
         for share in (0, 0.5, 1):
-            draw.text((x0 - 8, y0 + h * (1 - share)), f"{share * most:.3g}", fill="black", anchor="rm")
+            tick = f"{share * most:.{0 if most > 100 else 1}f}"
+            draw.text((x0 - 8, y0 + h * (1 - share)), tick, fill="black", anchor="rm")
         spots = []
         for row, value in zip(rows, values, strict=True):
             x = x0 + w * (math.log(row.megapixels) - first) / max(last - first, 1e-9)

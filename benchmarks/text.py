@@ -64,13 +64,15 @@ def page(seed: int, letters: tuple[int, int], lines: int) -> tuple[Image.Image, 
     image = Image.new("RGB", (WIDTH_PX, lines * LINE_PX), (paper, paper, max(0, paper - 10)))
     draw, out = ImageDraw.Draw(image), []
     for number in range(lines):
-        font = ImageFont.load_default(chance.randint(*letters))
+        letter_px = chance.randint(*letters)
+        font, middle_px = ImageFont.load_default(letter_px), number * LINE_PX + LINE_PX // 2
         words = chance.choice(_WORDS.split())
         room = WIDTH_PX - 2 * MARGIN_PX
         while draw.textlength(longer := f"{words} {chance.choice(_WORDS.split())}", font=font) < room:
             words = longer
-        draw.text((MARGIN_PX, number * LINE_PX + LINE_PX / 2), words, font=font, fill=(ink, ink, ink), anchor="lm")
-        out.append(Line(words, slice(number * LINE_PX, (number + 1) * LINE_PX)))
+        draw.text((MARGIN_PX, middle_px), words, font=font, fill=(ink, ink, ink), anchor="lm")
+        half_px = min(round(0.8 * letter_px), LINE_PX // 2)
+        out.append(Line(words, slice(middle_px - half_px, middle_px + half_px)))
     return image, out
 
 
