@@ -39,7 +39,7 @@ audit: $(VENV)/.test
 	$(BIN)/python -m pip_audit --requirement requirements.txt --strict --no-deps --disable-pip --progress-spinner off \
 	  || { echo "The audit failed: a hole is listed above, or the list at pypi.org could not be reached."; exit 1; }
 
-# Faults of every kind in every place, at most five minutes: what survived, and how much was lost.
+# Faults of every kind in every place, some minutes: what survived, and how much was lost.
 chaos: $(VENV)/.test
 	$(BIN)/python -m benchmarks.chaos
 
