@@ -1,9 +1,9 @@
 """Faults of every kind in every place, and what is left of the picture: `make chaos`.
 
-Two tables. In the first a diffusion model misbehaves in the first, a middle or the last tile, once or always: a run
-survives when it ends, says what happened, has no invalid and no black tile, and differs from an undisturbed run in that
-tile alone. In the second the command line is stopped or killed at several moments and gone on with: it survives when
-the picture then has every byte of an undisturbed one. The exit code is 1 when one does not survive.
+First a diffusion model misbehaves in the first, a middle or the last tile, once or always: a run survives when it ends,
+says what happened, has no invalid and no black tile, and differs from an undisturbed run in that tile alone. Then the
+command line is stopped or killed at several moments and gone on with: it survives when the picture then has every byte
+of an undisturbed one. The exit code is 1 when one does not survive.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.runs import Run, Wrapped, run
+from lib_dino.pictures.picture import picture_from_pil
 from lib_dino.run.outcome import events
 from lib_dino.sampling.correction import Codec, Corrector
 from lib_dino.sampling.pixel_model import PixelTileModel
@@ -131,10 +132,10 @@ def model_row(fault: str, place: str, times: str, *, source: Tensor, settings: S
     """Run with a fault in one tile."""
     tile = sound.tiles[{"first": 0, "middle": len(sound.tiles) // 2, "last": -1}[place]]
     model = Failing(PixelTileModel(), fault, tile, 1 if times == "once" else math.inf)
-    ended = run(source, settings, model)
-    lost, inside = lost_bytes(ended.image, sound.image, tile), ended.image[..., tile.rows, tile.cols]
-    said = [text for text in events(ended.job, ended.finished) if "enlarged source" in text or "Memory" in text]
-    faulty = ended.finished.sampled.faulty
+    spoilt = run(source, settings, model)
+    lost, inside = lost_bytes(spoilt.image, sound.image, tile), spoilt.image[..., tile.rows, tile.cols]
+    said = [text for text in events(spoilt.job, spoilt.finished) if "enlarged source" in text or "Memory" in text]
+    faulty = spoilt.finished.sampled.faulty
     whole = bool(0.5 < inside.mean() / sound.image[..., tile.rows, tile.cols].mean() < 2)
     told = bool(said) == (times == "always" or fault == "out of memory")
     return Row(fault, place, times, not lost and whole and told and faulty <= (times == "always"), lost, " ".join(said))
@@ -154,10 +155,10 @@ def ended(process: subprocess.Popen[str]) -> str:
     return said
 
 
-def pixels(path: Path) -> bytes:
-    """The picture's bytes."""
-    with Image.open(path) as image:
-        return image.tobytes()
+def differing(one: Path, other: Path) -> int:
+    """Bytes in which two pictures of one size differ."""
+    with Image.open(one) as a, Image.open(other) as b:
+        return int((np.asarray(a) != np.asarray(b)).sum())
 
 
 def process_row(number: signal.Signals, share: float, *, source: Path, sound: Path, tiles: int, folder: Path) -> Row:
@@ -172,7 +173,7 @@ def process_row(number: signal.Signals, share: float, *, source: Path, sound: Pa
     said = ended(process)
     again = started(source, out, kept, "--resume")
     said += ended(again)
-    lost = sum(a != b for a, b in zip(pixels(out), pixels(sound), strict=True)) if out.exists() else -1
+    lost = differing(out, sound) if out.exists() else -1
     survived = again.returncode == 0 and lost == 0 and "Traceback" not in said and not list(kept.rglob("*.tiles"))
     told = next((line.strip() for line in said.splitlines() if "goes on" in line), "was over already")
     return Row(number.name, f"after {wanted} of {tiles} tiles", "once", survived, lost, told)
@@ -184,7 +185,7 @@ def no_room_row(source: Path, sound: Path, folder: Path) -> Row:
     (folder / "file").write_text("no folder")
     process = started(source, folder / "out.png", folder / "file" / "tiles")
     said = ended(process)
-    lost = sum(a != b for a, b in zip(pixels(folder / "out.png"), pixels(sound), strict=True))
+    lost = differing(folder / "out.png", sound)
     told = next((line.strip() for line in said.splitlines() if "kept" in line.lower()), "")
     return Row("tiles cannot be kept", "all", "always", process.returncode == 0 and not lost, lost, told)
 
@@ -199,7 +200,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    """Inject every fault and print the tables."""
+    """Inject every fault and print a table."""
     parser = argparse.ArgumentParser(description="Faults of every kind in every place.")
     parser.add_argument("--side", type=int, default=96, help="of the source, pixels (96)")
     parser.add_argument("--steps", type=int, default=10, help="of the sampler (10)")
@@ -227,7 +228,7 @@ def cropped(side: int) -> Image.Image:
 
 def model_rows(side: int, steps: int, faults: Sequence[str], places: Sequence[str]) -> list[Row]:
     """Every fault of a model in every place, once and always."""
-    source = torch.from_numpy(np.array(cropped(side))).permute(2, 0, 1)[None].float() / 255
+    source = picture_from_pil(cropped(side)).pixels
     settings = Settings(seed=1, steps=steps, tile_size=64, overlap=16, dino_enabled=False, tile_batch_size=2)
     sound = run(source, settings, PixelTileModel())
     kinds = itertools.product(faults, places, ("once", "always"))
@@ -241,19 +242,13 @@ def process_rows(side: int, shares: Sequence[float], folder: Path) -> list[Row]:
     said = ended(started(source, sound, folder / "none", "--report"))
     if not sound.exists():
         raise RuntimeError(f"the undisturbed run failed: {said}")
-    tiles = len(report_tiles(sound.with_suffix(".json")))
+    tiles = len(json.loads(sound.with_suffix(".json").read_text(encoding="utf-8"))["tiles"])
     rows = [
         process_row(number, share, source=source, sound=sound, tiles=tiles, folder=folder / f"{number.name}{share}")
         for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
         for share in shares
     ]
     return [*rows, no_room_row(source, sound, folder / "no-room")]
-
-
-def report_tiles(path: Path) -> list[object]:
-    """The tiles of a saved report."""
-    tiles: list[object] = json.loads(path.read_text(encoding="utf-8"))["tiles"]
-    return tiles
 
 
 if __name__ == "__main__":

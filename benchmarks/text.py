@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lib_dino.measure.quality import psnr
 from lib_dino.pictures.picture import picture_from_pil
-from lib_dino.pictures.pixels import to_levels
+from lib_dino.pictures.pixels import to_image
 from lib_dino.sampling.pixel_model import PixelTileModel
 from lib_dino.sampling.tile_model import TileModel
 from lib_dino.settings import Settings
@@ -29,7 +29,7 @@ from lib_dino.settings import Settings
 from .runs import HalfPrecision, run
 
 WIDTH_PX, LINE_PX, MARGIN_PX = 516, 60, 12
-_WORDS: Final = (
+WORDS: Final = (
     "apple bridge candle danger eleven forest garden hammer island jacket kitchen letter market number orange pencil "
     "quarter river summer table under village winter yellow zebra about because common during enough friend ground "
     "heavy inside just known little middle never other people quiet right small through usual voice water exact young"
@@ -58,6 +58,7 @@ class Line:
 def page(seed: int, letters: tuple[int, int], lines: int) -> tuple[Image.Image, list[Line]]:
     """A page of random words, dark on light or light on dark, each line in its own size."""
     chance = random.Random(seed)
+    known = WORDS.split()
     ink, paper = chance.randint(0, 90), chance.randint(170, 255)
     if chance.random() < 0.3:
         ink, paper = paper, ink
@@ -66,9 +67,9 @@ def page(seed: int, letters: tuple[int, int], lines: int) -> tuple[Image.Image, 
     for number in range(lines):
         letter_px = chance.randint(*letters)
         font, middle_px = ImageFont.load_default(letter_px), number * LINE_PX + LINE_PX // 2
-        words = chance.choice(_WORDS.split())
+        words = chance.choice(known)
         room = WIDTH_PX - 2 * MARGIN_PX
-        while draw.textlength(longer := f"{words} {chance.choice(_WORDS.split())}", font=font) < room:
+        while draw.textlength(longer := f"{words} {chance.choice(known)}", font=font) < room:
             words = longer
         draw.text((MARGIN_PX, middle_px), words, font=font, fill=(ink, ink, ink), anchor="lm")
         half_px = min(round(0.8 * letter_px), LINE_PX // 2)
@@ -142,8 +143,7 @@ def main(argv: Sequence[str] | None = None, reader: Reader | None = None) -> Non
                 size = (small.width * scale, small.height * scale)
                 made = enlarged(small, size, arm, model, scale)
                 decibels += psnr(made, picture_from_pil(image.crop((0, 0, *size))).pixels) / len(pages)
-                shown = Image.fromarray(to_levels(made[0]).numpy())
-                bad, count = errors(shown, lines, reader)
+                bad, count = errors(to_image(made[0]), lines, reader)
                 wrong, total = wrong + bad, total + count
             print(f"| {arm} | {100 * wrong / total:.1f} % | {decibels:.2f} |", flush=True)
 

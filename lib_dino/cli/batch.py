@@ -215,10 +215,12 @@ def _keeping(job: Job, options: Options) -> Keeping | None:
 
 @contextlib.contextmanager
 def _enough_memory(size: tuple[int, int]) -> Iterator[None]:
+    from ..memory import is_out_of_memory
+
     try:
         yield
-    except (MemoryError, RuntimeError) as error:  # torch has no type of its own for it on a CPU
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
+    except Exception as error:
+        if not is_out_of_memory(error):
             raise
         raise ImageError(
             f"There is not enough memory for a result of {size[1]}x{size[0]} px. Ask for a smaller one."

@@ -160,20 +160,13 @@ class DriftMeter:
         if self.dino.registers:
             grid = self.extract(image)
             return grid, torch.ones_like(grid[:, 0])
-        given = image.to(self.dino.positions.device)
-        grid, norms = self.dino.tokens_and_norms(normalised(self.dino, given, grid_size(*given.shape[-2:])))
+
+        def looked() -> tuple[Tensor, Tensor]:
+            given = image.to(self.dino.positions.device)
+            return self.dino.tokens_and_norms(normalised(self.dino, given, grid_size(*given.shape[-2:])))
+
+        grid, norms = self._in_memory(looked)
         return grid.to(image.device), (~outliers(norms)).to(image)
-
-    def tile(self, made: Tensor, operators: TileOperators, *, detail: bool = False) -> TileDrift:
-        """Drift of one tile.
-
-        Args:
-            made: (1, 3, h, w) in [0, 1], the tile as it came out, padding included.
-            operators: the tile's, which must know something (`covers_source`).
-            detail: also judge the detail that downscaling cannot see, where the network has a detector; it takes
-                about as long as looking at the tile and at its plain enlargement at full size.
-        """
-        return self._in_memory(lambda: self._tile(made, operators, detail=detail))
 
     def _in_memory(self, work: Callable[[], Work]) -> Work:
         """What `work` gives; where memory is short once more, with caches freed and the network on the CPU for good."""
@@ -188,7 +181,15 @@ class DriftMeter:
             self.dino.to("cpu")
         return work()
 
-    def _tile(self, made: Tensor, operators: TileOperators, *, detail: bool) -> TileDrift:
+    def tile(self, made: Tensor, operators: TileOperators, *, detail: bool = False) -> TileDrift:
+        """Drift of one tile.
+
+        Args:
+            made: (1, 3, h, w) in [0, 1], the tile as it came out, padding included.
+            operators: the tile's, which must know something (`covers_source`).
+            detail: also judge the detail that downscaling cannot see, where the network has a detector; it takes
+                about as long as looking at the tile and at its plain enlargement at full size.
+        """
         target, floor = self._expected(operators, made)
         grid, told = self._told(operators.down(made))
         distance = patch_drift(grid, target)
@@ -225,7 +226,10 @@ class DriftMeter:
     ) -> tuple[Tensor | None, tuple[int, int]]:
         if detector is None or self._plain is None:
             return None, (0, 0)
-        logits, size = detail_logits(self.dino, detector, made, self._plain, self.source, operators, over, weight)
+        plain = self._plain
+        logits, size = self._in_memory(
+            lambda: detail_logits(self.dino, detector, made, plain, self.source, operators, over, weight)
+        )
         return logits[0].sigmoid().cpu(), size
 
 

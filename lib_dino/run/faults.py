@@ -1,4 +1,4 @@
-"""Faults: tiles for which a model hands back what is no picture.
+"""Faults: tiles for which a model hands back what is no picture, and tiles that do not fit into memory.
 
 Half precision is the usual cause: a value too large for it becomes infinite, then every pixel is undefined, and a black
 tile is what most hosts make of that.
@@ -6,12 +6,17 @@ tile is what most hosts make of that.
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import torch
 from torch import Tensor
 
 from .. import arrays
+from ..tiling.plan import Tile, TilePlan, plan_tiles
+
+LEAST_PART_PX: Final = 64
+"""Where a tile does not fit into memory it is sampled in parts no smaller than this."""
 
 TRIES: Final = 1
 """How often a faulty tile is sampled again, with other noise; before that once in float32, where that is possible."""
@@ -60,13 +65,60 @@ def _faulty(image: Tensor) -> Tensor:
 
 
 def _is_burnt_out(image: Tensor, start: Tensor) -> bool:
-    white, white_before = (float((each >= 1).float().mean()) for each in (image, start))
-    black, black_before = (float((each <= 0).float().mean()) for each in (image, start))
-    if white < 1 - _BURNT_OUT:  # a tile may be black, see `_is_black`
-        return False
-    return white + black > _BURNT_OUT and white_before + black_before < 1 - _BURNT_OUT
+    white = float((image >= 1).float().mean())  # without any it is black, which `_is_black` is for
+    return white >= 1 - _BURNT_OUT and _at_ends(image) > _BURNT_OUT and _at_ends(start) < 1 - _BURNT_OUT
+
+
+def _at_ends(image: Tensor) -> float:
+    """The share of values at an end of the range."""
+    return float(((image <= 0) | (image >= 1)).float().mean())
 
 
 def _is_black(brightest: float, before: float) -> bool:
     """Whether a picture is black whose brightest value is this, made from one with this mean."""
     return brightest <= _BLACK and before > _SEEN
+
+
+class Parts:
+    """Parts of tiles that do not fit into memory.
+
+    Args:
+        multiple_px: sides and positions are whole multiples of it.
+        overlap_px: least overlap of parts; less where they are small.
+
+    Attributes:
+        short: what was said when a tile did not fit; empty while all did.
+    """
+
+    def __init__(self, multiple_px: int, overlap_px: int) -> None:
+        self.short = ""
+        self._multiple_px, self._overlap_px = multiple_px, overlap_px
+        self._too_large = 0
+        self._whole: dict[Tile, Tile] = {}
+
+    def did_not_fit(self, tile: Tile, error: BaseException) -> None:
+        """Take down that a tile, or a part of one, did not fit."""
+        self._too_large, self.short = max(tile.size), str(error) or type(error).__name__
+
+    def may_fit(self, part: Tile) -> bool:
+        """Whether a part is worth trying: none of its size has failed since its tile did."""
+        return max(part.size) < self._too_large
+
+    def plan(self, tile: Tile) -> TilePlan | None:
+        """Overlapping parts, two along a long side, as boxes in the tile; None where they would be too small."""
+        longest = max(tile.size)
+        overlap = min(self._overlap_px, longest // 4)
+        side = math.ceil((longest + overlap) / 2 / self._multiple_px) * self._multiple_px
+        if side < LEAST_PART_PX or side >= longest:
+            return None
+        return plan_tiles(tile.size, tile_px=side, overlap_px=overlap, multiple_px=self._multiple_px)
+
+    def part(self, tile: Tile, box: Tile) -> Tile:
+        """A box in a tile, or in a part of one, as a box on the canvas."""
+        part = Tile(tile.y0 + box.y0, tile.x0 + box.x0, tile.y0 + box.y1, tile.x0 + box.x1)
+        self._whole[part] = self.whole(tile)
+        return part
+
+    def whole(self, tile: Tile) -> Tile:
+        """The tile that `tile` is a part of, or itself."""
+        return self._whole.get(tile, tile)

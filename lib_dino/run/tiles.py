@@ -23,7 +23,7 @@ from ..sampling.consistency import FINAL_ITERATIONS, tile_pull
 from ..sampling.correction import BatchCorrector, TileCorrections
 from ..sampling.tile_model import HalfPrecisionModel, TileBatch, TileModel
 from ..tiling.blend import Canvas
-from ..tiling.plan import Tile, TilePlan, plan_tiles
+from ..tiling.plan import Tile
 from . import faults
 from .prepare import Prepared, extend
 from .progress import OnProgress, ProgressCounter
@@ -31,11 +31,8 @@ from .retry import Attempt, AttemptSettings, Candidates, judge, retry
 
 log = logging.getLogger("dino_upscale")
 
-LEAST_PART_PX: Final = 64
-"""Where a tile does not fit into memory it is sampled in parts no smaller than this."""
-
 PATIENCE: Final = 4
-"""As often memory may be short for the smallest part before anything has fitted; then the run ends."""
+"""Tiles after which a run ends that had too little memory for every one of them."""
 
 NOISE_PIECE: Final = 2**22
 """Numbers of noise that are drawn at once."""
@@ -168,21 +165,30 @@ def sample_tiles(
         else:
             before = counter.spent
             batch, stopped = _sample_batch(sampler, wanted, counter)
-            if store is not None and not stopped:
+            # What is no picture is not kept: the next run may have more memory, or better luck.
+            if store is not None and not stopped and all(each.valid for each in batch):
                 took = (now - then for now, then in zip(counter.spent, before, strict=True))
                 store.keep(wanted, SampledBatch(tuple(batch), *took))
         for candidates in batch:
             canvas.add(candidates.tile, candidates.best.image)
         done += [candidates.without_pictures() for candidates in batch]
+        if not stopped and len(done) >= min(PATIENCE, len(tiles)):
+            _check_memory(sampler.short, done)
         arrays.release()
         if batch:
             counter.show(canvas.result()[..., :height, :width])
         if stopped:
             break
-    if sampler is not None and sampler.nothing_fitted and not stopped:
-        raise MemoryError("out of memory: not one tile fitted. Lower the tile size, or free memory, and start again.")
     image = canvas.result()[..., :height, :width]
     return image, SampledTiles(tuple(done), counter.calls, stopped, tuple(skipped), counter.splits, resumed)
+
+
+def _check_memory(short: str, done: Sequence[Candidates]) -> None:
+    """Raise `MemoryError` where it was `short`, and not one of the tiles could be made."""
+    if short and not any(each.valid for each in done):
+        raise MemoryError(
+            f"out of memory: not one tile fitted ({short}). Lower the tile size, or free memory, and start again."
+        )
 
 
 def batches_of(tiles: Sequence[Tile], size: int) -> list[list[Tile]]:
@@ -266,8 +272,7 @@ class TileSampler:
         # One field for the whole canvas: where tiles overlap they start from the same noise.
         shape = (1, model.channels, *(side // model.factor for side in start.shape[-2:]))
         self._noise = noise_canvas(shape, job.settings.seed)
-        self._fitted, self._unfit, self._too_large = False, 0, 0
-        self._whole: dict[Tile, Tile] = {}  # the tile that a part of one is a part of
+        self._parts = faults.Parts(model.multiple_px, job.settings.overlap)
 
     def sample(
         self, tiles: Sequence[Tile], how: AttemptSettings, counter: ProgressCounter, *, finishing: int = 0
@@ -278,14 +283,14 @@ class TileSampler:
             finishing: tiles of the batch that end with these, themselves included; 0 for a retry.
         """
         try:
-            attempts = self._at_once(tiles, how, counter, finishing)
-            self._fitted = True
-            return attempts
+            return self._at_once(tiles, how, counter, finishing)
         except Exception as error:
             short = is_out_of_memory(error)
             # Float32 takes more memory and ways that are rarely gone, and is only a try.
-            if not how.precise and not (short and self._can_go_on(tiles)):
+            if not how.precise and not short:
                 raise
+            if not how.precise and len(tiles) == 1:
+                self._parts.did_not_fit(tiles[0], error)
             log.warning("A tile could not be sampled%s: %s", " in float32" if how.precise else "", error)
         # Outside of the handler: the error holds on to everything that was being worked on.
         free_memory()
@@ -293,7 +298,6 @@ class TileSampler:
             return [self._failed(tile, how) for tile in tiles]
         counter.splits += 1
         if len(tiles) == 1:
-            self._too_large = max(tiles[0].size)
             return self._in_parts(tiles[0], how, counter, finishing)
         counter.plan_more(self.model.calls(how.denoise, self.job.settings.steps))
         done: list[Attempt] = []
@@ -305,30 +309,22 @@ class TileSampler:
             done += attempts
         return done
 
-    def _can_go_on(self, tiles: Sequence[Tile]) -> bool:
-        """Whether there is a way left when `tiles` do not fit: where nothing ever does, the error is what to say."""
-        return len(tiles) > 1 or self._parts(tiles[0]) is not None or self._fitted or self._unfit < PATIENCE
-
     def _in_parts(
         self, tile: Tile, how: AttemptSettings, counter: ProgressCounter, finishing: int
     ) -> list[Attempt] | None:
         """Sample a tile that does not fit into memory in smaller ones; None when the user asked to stop."""
-        plan = self._parts(tile)
+        plan = self._parts.plan(tile)
         if plan is None:
-            self._unfit += 1
             return [self._failed(tile, how)]
         counter.plan_more((len(plan) - 1) * self.model.calls(how.denoise, self.job.settings.steps))
         canvas = Canvas(self._start[..., tile.rows, tile.cols], plan, feather_px=self.job.settings.overlap)
         done: list[Attempt] = []
         for box in plan:
-            part = Tile(tile.y0 + box.y0, tile.x0 + box.x0, tile.y0 + box.y1, tile.x0 + box.x1)
-            self._whole[part] = tile
-            ending = finishing if box == plan[-1] else 0
-            in_parts = max(part.size) >= self._too_large  # another part of this size did not fit: no need to try
-            attempts = (
-                self._in_parts(part, how, counter, ending) if in_parts
-                else self.sample([part], how, counter, finishing=ending)
-            )  # fmt: skip
+            part, ending = self._parts.part(tile, box), finishing if box == plan[-1] else 0
+            if self._parts.may_fit(part):
+                attempts = self.sample([part], how, counter, finishing=ending)
+            else:
+                attempts = self._in_parts(part, how, counter, ending)
             if attempts is None:
                 return None
             canvas.add(box, attempts[0].image)
@@ -341,15 +337,6 @@ class TileSampler:
                 dropped=sum(each.dropped for each in done),
             )
         ]  # fmt: skip
-
-    def _parts(self, tile: Tile) -> TilePlan | None:
-        """Overlapping parts of a tile, two along a long side; None where they would be too small to be of use."""
-        multiple, longest = self.model.multiple_px, max(tile.size)
-        overlap = min(self.job.settings.overlap, longest // 4)
-        side = math.ceil((longest + overlap) / 2 / multiple) * multiple
-        if side < LEAST_PART_PX or side >= longest:
-            return None
-        return plan_tiles(tile.size, tile_px=side, overlap_px=overlap, multiple_px=multiple)
 
     def _at_once(
         self, tiles: Sequence[Tile], how: AttemptSettings, counter: ProgressCounter, finishing: int
@@ -379,9 +366,9 @@ class TileSampler:
         ]
 
     @property
-    def nothing_fitted(self) -> bool:
-        """Memory was short for everything that was tried."""
-        return self._unfit > 0 and not self._fitted
+    def short(self) -> str:
+        """What was said when a tile did not fit into memory; empty while all did."""
+        return self._parts.short
 
     def computes_in_half(self) -> bool:
         """Tell whether a tile can be sampled in float32, and would not be so anyway."""
@@ -440,19 +427,13 @@ class TileSampler:
             torch.cat([self._start_noise(tile, how) for tile in tiles]),
             plain, how.denoise, self.job.settings.steps,
             None if tokens is None else tokens.of_tiles(plain, scale),
-            None if prompts is None else tuple(prompts[self._planned(tile)] for tile in tiles),
+            None if prompts is None else tuple(prompts[self._parts.whole(tile)] for tile in tiles),
         )  # fmt: skip
-
-    def _planned(self, tile: Tile) -> Tile:
-        """The tile of the plan that `tile` is, or is a part of."""
-        while tile in self._whole:
-            tile = self._whole[tile]
-        return tile
 
     def _start_noise(self, tile: Tile, how: AttemptSettings) -> Tensor:
         """(1, C, h, w), unit normal: the canvas's noise, and in the middle of a retried tile its own."""
         f = self.model.factor
-        if (whole := self._whole.get(tile)) is not None:
+        if (whole := self._parts.whole(tile)) != tile:
             y, x = (tile.y0 - whole.y0) // f, (tile.x0 - whole.x0) // f
             noise = self._start_noise(whole, how)
             return noise[..., y : y + tile.size[0] // f, x : x + tile.size[1] // f]

@@ -63,7 +63,6 @@ def _resized_in_pieces(image: Tensor, size: tuple[int, int]) -> Tensor:
             part = _interpolated(part, (height, cols.stop - cols.start))
             for rows in arrays.bands(out):
                 out[:, channel : channel + 1, rows, cols] = part[..., rows, :]
-            arrays.release()
     return out
 
 

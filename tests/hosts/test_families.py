@@ -165,7 +165,7 @@ def test_tiles_that_share_a_call_come_out_as_alone(host, probe, off, on):
             continue
         each = 1 if host.family.request.get("cfg_scale") == 1 else 2
         # With and without prompt, in one call or two; Forge Classic leaves the latter out of the first step.
-        assert rows and set(rows) <= {2, 2 * each}
+        assert rows[0] in (2, 2 * each) and set(rows[1:]) in ({2}, {2 * each})
         # Noise makes a last bit that depends on where in memory a row lies as large as anything.
         assert host.family.noise or most(together, alone) <= 6
 

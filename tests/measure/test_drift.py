@@ -117,10 +117,10 @@ def test_the_embedded_network_has_no_outliers(dino, source):
 
 
 class Short:
-    """Runs out of memory at the next `times` looks through the network, and notes where it was sent."""
+    """Runs out of memory at the next `left` looks through the network, and notes where it was sent."""
 
-    def __init__(self, dino, monkeypatch, times):
-        self.left, self.sent, through = 0, [], dino.layer_tokens
+    def __init__(self, dino, monkeypatch, left):
+        self.left, self.sent, through = left, [], dino.layer_tokens
 
         def layer_tokens(*args, **kwargs):
             if self.left:
@@ -130,18 +130,14 @@ class Short:
 
         monkeypatch.setattr(dino, "layer_tokens", layer_tokens)
         monkeypatch.setattr(dino, "to", self.sent.append)
-        self.times = times
-
-    def now(self):
-        self.left = self.times
 
 
 @pytest.mark.parametrize("times", [1, 2])
 def test_where_features_do_not_fit_the_network_goes_on_on_the_cpu(source, quick_dino, monkeypatch, times):
     operators, plain = whole(source)
     expected = DriftMeter(quick_dino, source, plain=plain).tile(1 - plain, operators)
-    meter, short = DriftMeter(quick_dino, source, plain=plain), Short(quick_dino, monkeypatch, times)
-    short.now()
+    meter = DriftMeter(quick_dino, source, plain=plain)
+    short = Short(quick_dino, monkeypatch, times)
     if times == 1:
         assert torch.equal(meter.tile(1 - plain, operators).patches, expected.patches)
     else:

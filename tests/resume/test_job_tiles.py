@@ -26,13 +26,15 @@ class Model(FakeModel):
 
     fingerprint = "one"
 
-    def __init__(self, *, dies_at=None, fault=None):
+    def __init__(self, *, dies_at=None, fault=None, short_at=()):
         super().__init__(self.answer)
-        self.dies_at, self.fault = dies_at, fault
+        self.dies_at, self.fault, self.short_at = dies_at, fault, short_at
 
     def answer(self, tiles, noise):
         if self.dies_at is not None and len(self.batches) > self.dies_at:
             raise KeyboardInterrupt
+        if len(self.batches) - 1 in self.short_at:
+            raise MemoryError
         out = (0.9 * tiles + 0.02 * noise + 1e-4 * len(tiles)).clamp(0, 1)
         if self.fault is not None and len(self.batches) - 1 == self.fault:
             out[0, :, 3, 3] = torch.nan
@@ -82,6 +84,22 @@ def test_retries_and_their_figures_are_kept_too(source, keeping):
     told = [dataclasses.replace(tile, seconds=0) for tile in resumed.report.tiles]
     assert told == [dataclasses.replace(tile, seconds=0) for tile in whole.report.tiles]
     assert sum(tile.tries for tile in resumed.report.tiles) == 1
+
+
+def test_a_tile_that_memory_was_short_for_is_made_by_the_next_run(source, keeping):
+    whole = upscale(source, Model())
+    with pytest.raises(KeyboardInterrupt):
+        upscale(source, Model(dies_at=6, short_at={2, 3}), keeping)  # the third tile, and its second try
+    resumed = upscale(source, Model(), keeping)
+    assert torch.equal(resumed.picture.pixels, whole.picture.pixels)
+    assert not any("enlarged source" in note for note in resumed.report.notes)
+
+
+def test_where_nothing_fitted_the_next_run_begins_anew(source, keeping):
+    whole = upscale(source, Model())
+    with pytest.raises(MemoryError, match="not one tile fitted"):
+        upscale(source, Model(short_at=range(100)), keeping)
+    assert torch.equal(upscale(source, Model(), keeping).picture.pixels, whole.picture.pixels)
 
 
 def test_repair_goes_on_with_what_was_judged(source, keeping, quick_dino):

@@ -13,6 +13,7 @@ from lib_dino.memory import is_out_of_memory
 from lib_dino.run import outcome
 from lib_dino.run.faults import is_valid
 from lib_dino.run.finish import Finished
+from lib_dino.run.tiles import PATIENCE
 from lib_dino.sampling import correction
 from lib_dino.settings import Settings
 from lib_dino.tiling.resample import resize
@@ -204,8 +205,26 @@ def test_where_not_even_the_smallest_part_fits_the_tile_keeps_the_enlarged_sourc
 
 
 def test_where_nothing_ever_fitted_the_error_is_raised(larger_source):
-    with pytest.raises(MemoryError):
+    with pytest.raises(MemoryError, match="not one tile fitted"):
         run(larger_source, Small(50))
+
+
+def test_a_run_with_too_little_memory_for_every_tile_ends_early(larger_source):
+    model = Small(50)
+    with pytest.raises(MemoryError):
+        run(larger_source, model, tile_size=64)
+    assert len(model.batches) == 2 * PATIENCE  # each tile twice
+
+
+def test_a_first_tile_that_memory_is_short_for_costs_no_other(larger_source):
+    class FirstShort(Small):
+        def answer(self, tiles, noise):
+            if len(self.batches) <= 6:  # whole, its first part, the first part of that, and so once more
+                raise MemoryError
+            return super().answer(tiles, noise)
+
+    task = run(larger_source, FirstShort(256))
+    assert task.finished.sampled.faulty == 1
 
 
 def test_memory_is_known_by_its_cause_too():
