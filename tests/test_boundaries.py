@@ -137,3 +137,25 @@ def test_the_core_loads_without_the_networks_libraries():
 
 def test_the_probe_sees_what_is_loaded():
     assert loaded_by("import json", "json", "torch") == ["json"]
+
+
+MODEL_FACTS = {"name", "tile_px", "multiple_px", "channels", "factor", "fits_any_tile"}
+"""Of a `TileModel`; they never change."""
+
+
+def fields_set(cls: ast.ClassDef) -> set[str]:
+    """Attributes that a class gives itself when it is made."""
+    makers = [part for part in cls.body if isinstance(part, ast.FunctionDef) and part.name == "__init__"]
+    return {
+        node.attr for maker in makers for node in ast.walk(maker)
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+        and isinstance(node.value, ast.Name) and node.value.id == "self"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("path", sorted(CORE.rglob("*.py")), ids=lambda path: str(path.relative_to(CORE)))
+def test_no_object_holds_more_than_eight_things(path):
+    for cls in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        network = isinstance(cls, ast.ClassDef) and any("nn.Module" in ast.unparse(base) for base in cls.bases)
+        if isinstance(cls, ast.ClassDef) and not network:
+            assert len(fields_set(cls) - MODEL_FACTS) <= 8, cls.name

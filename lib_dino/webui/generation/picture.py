@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Final
 
 from torch import Tensor
@@ -70,6 +71,21 @@ def _with_schedule(p: Any, like: Any, facts: Model) -> Any:
     return q
 
 
+@dataclass(frozen=True)
+class Told:
+    """Who is told how a generation's pictures come along.
+
+    Attributes:
+        screen: progress and preview.
+        reports: what was measured, where that is wanted.
+        kept: finished tiles on disk.
+    """
+
+    screen: progress.Screen
+    reports: Reports
+    kept: Kept
+
+
 class PictureJob:
     """What the pictures of one iteration share.
 
@@ -77,23 +93,19 @@ class PictureJob:
         p: the generation, taken over.
         like: the generation that tiles take after.
         job: what to do.
-        shown: progress and preview.
+        told: who is told how it comes along.
         dino: the feature network, when guidance or an adapter is on.
         scripts: those of the user's scripts that act on each tile.
-        reports: told what was measured, where that is wanted.
-        kept: finished tiles on disk.
     """
 
     def __init__(
-        self, p: Any, like: Any, job: Job, shown: progress.Screen, dino: Dinov2 | None, scripts: Sequence[Any],
-        reports: Reports, kept: Kept,
+        self, p: Any, like: Any, job: Job, told: Told, dino: Dinov2 | None, scripts: Sequence[Any]
     ) -> None:
-        self._p, self._job, self._screen, self._dino = p, job, shown, dino
-        self._scripts, self._reports, self._kept = scripts, reports, kept
+        self._p, self._job, self._told, self._dino, self._scripts = p, job, told, dino, scripts
         self._loaded = loaded_model(p.sd_model, job.settings, dino)
         alphas = getattr(p.sd_model, "alphas_cumprod", None)
         self._like = _with_schedule(p, like, self._loaded.facts)
-        self._hooks = Hooks(self._loaded.facts, alphas, stop=interrupt.stop_softly_asked, after=shown.keep)
+        self._hooks = Hooks(self._loaded.facts, alphas, stop=interrupt.stop_softly_asked, after=told.screen.keep)
         for note in self._loaded.notes:
             if f"{TITLE}: {note}" not in (getattr(p, "comments", None) or ()):  # once, not for every iteration
                 log.warning("%s", note)
@@ -144,46 +156,47 @@ class PictureJob:
             settings = settings.replace(tile_batch_size=1)
         prepared = prepare(source, plan, settings, dino=self._dino, enlarged=enlarged, mask=mask)
         per_batch = model.calls(settings.denoise, settings.steps)
-        with self._kept.tiles(name, seed) as store:
+        with self._told.kept.tiles(name, seed) as store:
             finished = run_picture(
                 prepared, model, conditions=self._conditions(prepared, number),
                 on_progress=functools.partial(self._on_progress, per_batch), store=store,
             )  # fmt: skip
-        self._screen.show(finished.image, always=True)
+        self._told.screen.show(finished.image, always=True)
         marked = marks(prepared, finished)
         for key in (INFOTEXT_STOPPED_KEY, INFOTEXT_FAULTY_KEY):
             save_with(p, i, key, marked.get(key))
-        if self._reports.wanted:
-            self._screen.text(f"{TITLE}: measuring drift")
+        if self._told.reports.wanted:
+            self._told.screen.text(f"{TITLE}: measuring drift")
             outcome = report_on(prepared, model, finished, measures=True, seconds=time.perf_counter() - started)
             picture = Picture(finished.image)
-            self._reports.add(p, i, Result(picture, outcome.report, settings, outcome.maps, Picture(source), marked))
+            made = Result(picture, outcome.report, settings, outcome.maps, Picture(source), marked)
+            self._told.reports.add(p, i, made)
         self._say(events(prepared, finished))
         sampled = finished.sampled
         if not sampled.stopped:
-            self._kept.done(name)
+            self._told.kept.done(name)
         elif store is not None and sampled.candidates:
             progress.comment(p, f"{TITLE}: the same upscale started again goes on from here; untick Resume to redo it.")
         return finished.image
 
     def _start(self, source: Tensor, size: tuple[int, int]) -> Tensor | None:
         if self._job.upscaler != NO_UPSCALER:
-            self._screen.text(f"{TITLE}: enlarging with {self._job.upscaler}")
+            self._told.screen.text(f"{TITLE}: enlarging with {self._job.upscaler}")
         return images.enlarged(source, size, self._job.upscaler)
 
     def _job_name(self, number: int, pixels: Sequence[Tensor | None]) -> str | None:
-        if not self._kept.on:
+        if not self._told.kept.on:
             return None
         loaded = self._loaded
         facts = dataclasses.replace(loaded.facts, latent_format=None)
         return fingerprint(
             self._p, self._like, self._job, number, pixels, dino=self._dino, adapter=loaded.adapter,
-            model=(facts, loaded.tiny, loaded.vae is not None), scripts=self._kept.scripts,
+            model=(facts, loaded.tiny, loaded.vae is not None), scripts=self._told.kept.scripts,
         )  # fmt: skip
 
     def _resumed_seed(self, name: str | None, i: int, number: int, seed: int) -> int:
         """The seed of the picture: where nobody asked for one and an earlier run drew one, that, for the host too."""
-        found = self._kept.seed(name, seed)
+        found = self._told.kept.seed(name, seed)
         if found != seed:
             self._p.all_seeds[number] = self._p.seeds[i] = found
         return found
@@ -206,17 +219,17 @@ class PictureJob:
         return WebuiTileModel(
             self._like, self._loaded.facts, self._hooks, self._loaded.codec, seed=seed,
             prompt=p.all_prompts[n], negative_prompt=p.all_negative_prompts[n], scripts=self._scripts,
-            on_batch=self._screen.begin_batch, on_done=self._keep_notes,
+            on_batch=self._told.screen.begin_batch, on_done=self._keep_notes,
         )  # fmt: skip
 
     def _on_progress(self, per_batch: int, event: Progress) -> None:
         if event.canvas is not None:
             if not event.call:
-                self._screen.plan(event.calls // max(1, per_batch), per_batch)
-            self._screen.show(event.canvas, always=not event.call)
+                self._told.screen.plan(event.calls // max(1, per_batch), per_batch)
+            self._told.screen.show(event.canvas, always=not event.call)
             return
         redone = f", {event.redone} redone" if event.redone else ""
-        self._screen.text(f"{TITLE}: tile {min(event.tile + 1, event.tiles)}/{event.tiles}{redone}")
+        self._told.screen.text(f"{TITLE}: tile {min(event.tile + 1, event.tiles)}/{event.tiles}{redone}")
 
     def _keep_notes(self, parameters: dict[str, Any], comments: dict[str, Any]) -> None:
         """Hand what the tiles' scripts wrote down to the picture."""

@@ -11,12 +11,14 @@ import contextlib
 import copy
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 
 from ...errors import ImageError, ModelError, SettingsError
+from ...networks.dinov2 import Dinov2
 from ...run.plan import plan_job
 from ...run.prepare import needs_features
 from ...webui_settings import TITLE
@@ -30,9 +32,24 @@ from ..tiles import other_scripts
 from . import images, progress, reports
 from .kept import Kept
 from .overrides import Overrides
-from .picture import PictureJob
+from .picture import PictureJob, Told
 
 MARK: Final = "_dino_upscale_generation"
+
+
+@dataclass
+class _Begun:
+    """What is settled before the host starts.
+
+    Attributes:
+        dino: the feature network; None where nothing needs it.
+        tile_scripts: those of the user's scripts that act on each tile.
+        target: (height, width) of the results; None in txt2img.
+    """
+
+    dino: Dinov2 | None = None
+    tile_scripts: Sequence[Any] = ()
+    target: tuple[int, int] | None = None
 
 
 class UpscaleGeneration:
@@ -48,12 +65,9 @@ class UpscaleGeneration:
         self._overrides = Overrides(p)
         self._reports = reports.Reports(gallery=job.drift_map, files=job.save_report)
         self._sample: Callable[..., Any] = p.sample
-        self._screen: progress.Screen | None = None
-        self._dino: Any = None
-        self._tile_scripts: list[Any] = []
-        self._like: Any = None
-        self._target: tuple[int, int] | None = None
         self._kept = Kept(p, job)
+        self._begun = _Begun()
+        self._shared: tuple[Any, progress.Screen] | None = None
 
     @property
     def _is_img2img(self) -> bool:
@@ -78,14 +92,14 @@ class UpscaleGeneration:
         if needs_features(
             settings, measures=self._reports.wanted, adapts=adapts, finds_subject=bool(job.subject_prompt)
         ):
-            self._dino = model_files.load(model_name)
+            self._begun.dino = model_files.load(model_name)
         else:
             model_files.check(model_name)
         saved = {**job.to_infotext(), **keys}
         if model_name != BUILT_IN_MODEL or settings.dino_model:
             saved["DINO model"] = model_name
         if self._is_img2img:
-            self._tile_scripts = other_scripts.for_tiles(p.scripts, without=own)
+            self._begun.tile_scripts = other_scripts.for_tiles(p.scripts, without=own)
             self._begin_img2img()
             # The chosen script must not run again; beside another one the panel's own hooks go on.
             kept = other_scripts.for_picture(p.scripts, without=own if "Script" in keys else ())
@@ -98,7 +112,7 @@ class UpscaleGeneration:
     def _begin_img2img(self) -> None:
         p, job = self._p, self._job
         height, width = plan_job(job.settings, self._source_size(), expected_model() or ASSUMED).target_size
-        self._target = height, width
+        self._begun.target = height, width
         for text in other_scripts.notices(p.scripts, p.script_args or ()):
             progress.comment(p, text)
         if getattr(p, "refiner_checkpoint", None) not in (None, "", "None", "none"):
@@ -163,26 +177,26 @@ class UpscaleGeneration:
         from modules import devices, processing
 
         p = self._p
-        if self._target is not None:
+        if self._begun.target is not None:
             # Forge Neo's forks have rounded them to multiples of 64 since; the saved text is to say the result's own.
-            p.height, p.width = self._target
+            p.height, p.width = self._begun.target
         made = None if self._is_img2img else images.finished(p, self._sample(*args, **kwargs))
         count = len(kwargs["prompts"])
-        if self._screen is None:
-            self._screen = progress.Screen(count * p.n_iter)
-            self._like = p if self._is_img2img else _upscaling_of(p, self._job)
+        if self._shared is None:  # by all iterations: what tiles take after, and progress
+            like = p if self._is_img2img else _upscaling_of(p, self._job)
+            self._shared = like, progress.Screen(count * p.n_iter)
+        like, screen = self._shared
         results = processing.DecodedSamples()
         # Ordinary tensors: what is made in inference mode can never carry gradients.
         with (
             torch.inference_mode(False), torch.no_grad(), devices.without_autocast(), _prompt_history_kept(),
             references_kept(p.sd_model),
-            memory.on_device(self._dino, memory.feature_device(), "the feature network") as slower,
+            memory.on_device(self._begun.dino, memory.feature_device(), "the feature network") as slower,
         ):  # fmt: skip
             if slower:
                 progress.comment(p, f"{TITLE}: {slower}")
-            job = PictureJob(
-                p, self._like, self._job, self._screen, self._dino, self._tile_scripts, self._reports, self._kept
-            )
+            told = Told(screen, self._reports, self._kept)
+            job = PictureJob(p, like, self._job, told, self._begun.dino, self._begun.tile_scripts)
             with job.ready():
                 for i in range(count):
                     source = images.source_of(p, i) if made is None else made[i : i + 1]

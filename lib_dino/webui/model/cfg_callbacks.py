@@ -59,11 +59,20 @@ class _Call:
 
 @dataclass
 class _Heard:
-    """What the host's sampler said of a batch: calls announced, calls that fit, and the last shape that came."""
+    """What the host's sampler said of a batch, and what was made of it.
+
+    Attributes:
+        before, ours: calls announced, and calls that fit.
+        shape: the last that came.
+        call: what went into the model; None between calls.
+        codec: of the batch, made at its first call.
+    """
 
     before: int = 0
     ours: int = 0
     shape: tuple[int, ...] | None = None
+    call: _Call | None = None
+    codec: Codec | None = None
 
 
 class Hooks:
@@ -90,8 +99,6 @@ class Hooks:
     ) -> None:
         self._model, self._alphas, self._stop, self._after = model, alphas_cumprod, stop, after
         self._batch: Batch | None = None
-        self._call: _Call | None = None
-        self._codec: Codec | None = None
         self._heard = _Heard()
         self.error: Exception | None = None
         self.left_out = ""
@@ -113,11 +120,11 @@ class Hooks:
     @contextmanager
     def armed(self, batch: Batch) -> Iterator[None]:
         """Acting on `batch` inside the block; an error of the callbacks is raised at its end."""
-        self._batch, self._call, self._codec, self.error, self._heard = batch, None, None, None, _Heard()
+        self._batch, self.error, self._heard = batch, None, _Heard()
         try:
             yield
         finally:
-            self._batch = self._call = self._codec = None
+            self._batch = self._heard.call = self._heard.codec = None
         if self.error is not None:
             raise GuidanceError(
                 f"DINO guidance stopped: {type(self.error).__name__}: {self.error}. Set DINO strength to 0 to upscale "
@@ -126,14 +133,14 @@ class Hooks:
 
     def before_model(self, params: Any) -> None:
         """Remember what goes into the model."""
-        self._call = None
+        self._heard.call = None
         batch = self._batch
         if batch is None or getattr(params.denoiser, "p", None) is not batch.owner:
             return
         self._heard.before += 1
         self._stop()
         try:
-            self._call = self._seen(params, batch)
+            self._heard.call = self._seen(params, batch)
             if batch.conditioner is not None:
                 batch.conditioner.before_model(params)
         except Exception as error:
@@ -141,13 +148,14 @@ class Hooks:
 
     def after_guidance(self, params: Any) -> None:
         """Correct what came out of it."""
-        batch, call, self._call = self._batch, self._call, None
+        batch, heard = self._batch, self._heard
+        call, heard.call = heard.call, None
         if batch is None or call is None:
             return
-        self._heard.shape = tuple(params.x.shape)
+        heard.shape = tuple(params.x.shape)
         if tuple(_still(params.x).shape) != batch.shape:
             return
-        self._heard.ours += 1
+        heard.ours += 1
         try:
             self._after()
             if batch.corrector is not None and self.error is None:
@@ -189,10 +197,10 @@ class Hooks:
                 ratio = (1 / a - 1) ** 0.5
                 clean = clean_from_noise(given, _still(call.x).clone().float(), a)
             assert batch.corrector is not None and batch.codec is not None
-            if self._codec is None:
+            if self._heard.codec is None:
                 start = getattr(batch.owner, "init_latent", None)
-                self._codec = batch.codec(None if start is None else _still(start).clone().float())
-            corrected = batch.corrector(clean, ratio, self._codec)
+                self._heard.codec = batch.codec(None if start is None else _still(start).clone().float())
+            corrected = batch.corrector(clean, ratio, self._heard.codec)
             if corrected is clean:
                 return out
             if call.predicts_noise:
