@@ -32,7 +32,7 @@ def row(knob: Knob, columns: tuple[str, ...] = COLUMNS) -> str:
         "setting": f"`{knob.name}`",
         "in the panel": knob.label,
         "flag": "" if knob.webui_only else f"`{knob.flag}`",
-        "default": "" if default == "``" else default,
+        "default": "" if default in ("``", "`()`") else default,
         "allowed": "one of the list" if knob.webui_only and knob.widget == "dropdown" else knob.limit(),
         "what it does": knob.help,
     }

@@ -15,12 +15,12 @@ from typing import Any, Final, Literal, TypeAlias
 
 from .errors import SettingsError
 
-Widget: TypeAlias = Literal["slider", "number", "checkbox", "dropdown", "text", "hidden"]
+Widget: TypeAlias = Literal["slider", "number", "checkbox", "dropdown", "text", "pictures", "hidden"]
 
 OPEN_GROUPS: Final = ("Preset", "Size", "Strength")
 """Groups of settings that the panel shows at first, in its order."""
 
-FOLDED_GROUPS: Final = ("Sampling", "Tiles", "Fidelity", "Repair and limits", "Adapter", "Report")
+FOLDED_GROUPS: Final = ("Sampling", "Tiles", "Fidelity", "References", "Repair and limits", "Adapter", "Report")
 """Groups that the panel folds away, in its order."""
 
 _SHOWN: Final = 200
@@ -96,6 +96,8 @@ class Knob:
         """The allowed values in words."""
         if self.kind is bool:
             return "true or false"
+        if self.widget == "pictures":
+            return "pictures"
         if self.low is None or self.high is None:
             return "any text"
         span = f"{short(self.low)} to {short(self.high)}{' ' + self.unit if self.unit else ''}"

@@ -7,7 +7,7 @@ import functools
 import os
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -20,13 +20,13 @@ from . import arrays
 from .adapter.diffusers_unet import check_fits, shapes
 from .adapter.injection import Adapter, ImageTokens
 from .adapter.load import load_adapter
-from .errors import AdapterError, Interrupted
+from .errors import AdapterError, Interrupted, SettingsError
 from .networks.dinov2 import Dinov2, load_dinov2
 from .networks.dinov2_weights import check_source
 from .pictures.infotext import infotext
 from .pictures.picture import Picture, picture_from_pil, read_picture, write_picture
 from .report.maps import Heat
-from .report.records import Report, drift_figures
+from .report.records import Report, drift_figures, reference_figures
 from .resume.fingerprint import digest, features_fingerprint, network_digest, package_digest
 from .resume.job_tiles import job_tiles, kept_batches, kept_seed
 from .resume.place import Keeping
@@ -39,7 +39,7 @@ from .run.progress import OnProgress, Progress
 from .run.tiles import Conditions, SampledTiles
 from .sampling.pixel_model import PixelTileModel
 from .sampling.tile_model import TileModel
-from .settings import MAX_SEED, Settings
+from .settings import MAX_REFERENCES, MAX_SEED, Settings
 from .tiling.resample import resize
 
 Source = Picture | PIL.Image.Image | str | os.PathLike[str]
@@ -83,7 +83,7 @@ class Result:
 
     def figures(self) -> dict[str, str]:
         """Keys and values that are saved beside the settings: what was measured, and the marks."""
-        return {**drift_figures(self.report), **self.marks}
+        return {**drift_figures(self.report), **reference_figures(self.report.references), **self.marks}
 
     def save(self, path: str | os.PathLike[str], *, force: bool = False) -> Path:
         """Write the picture with its settings as text; an existing file only with `force`.
@@ -99,6 +99,7 @@ def upscale(
     source: Source,
     settings: Settings | None = None,
     *,
+    references: Sequence[Source] = (),
     model: TileModel | str | os.PathLike[str] | None = None,
     dino: Dinov2 | None = None,
     measure: bool = False,
@@ -111,6 +112,8 @@ def upscale(
     Args:
         source: a picture, or the path of one.
         settings: None takes the defaults.
+        references: sharp pictures of the same thing, or their paths, at most `MAX_REFERENCES`. Where they match the
+            source they lend their detail, by `settings.dino_strength`.
         model: a diffusion model, or a folder to load the embedded kind from; None takes the one that ships.
         dino: a loaded feature network; None loads `settings.dino_model` when it is needed.
         measure: also measure drift, which needs the feature network even where guidance is off.
@@ -120,35 +123,38 @@ def upscale(
         stop: asked between model calls; once it says True the rest of the picture stays the enlarged source.
 
     Raises:
-        SettingsError: the target size does not fit the source, or the job is too large.
-        ImageError, ModelError: the picture or a network cannot be read.
+        SettingsError: the target size does not fit the source, the job is too large, or the references too many.
+        ImageError, ModelError: a picture or a network cannot be read.
     """
     settings = settings or Settings()
     return _upscale(
-        _open(source), _seeded(settings), _model(model), dino, measure=measure, progress=progress, keeping=keeping,
-        stop=stop, drawn=settings.seed < 0,
+        _open(source), _seeded(settings), _model(model), dino, references=open_references(references), measure=measure,
+        progress=progress, keeping=keeping, stop=stop, drawn=settings.seed < 0,
     )  # fmt: skip
 
 
 def _upscale(
-    picture: Picture, settings: Settings, model: TileModel, dino: Dinov2 | None, *, measure: bool,
-    progress: Callable[[Progress], None] | None, keeping: Keeping | None, stop: Callable[[], bool] | None, drawn: bool,
+    picture: Picture, settings: Settings, model: TileModel, dino: Dinov2 | None, *, references: Sequence[Tensor],
+    measure: bool, progress: Callable[[Progress], None] | None, keeping: Keeping | None,
+    stop: Callable[[], bool] | None, drawn: bool,
 ) -> Result:  # fmt: skip
     plan = plan_job(settings, picture.size, model)
-    if dino is None and needs_features(settings, measures=measure, adapts=settings.conditions):
+    if dino is None and needs_features(
+        settings, measures=measure, adapts=settings.conditions, matches=bool(references)
+    ):
         dino = _features(settings.dino_model or None)
     elif dino is None:
         check_source(settings.dino_model or None)  # a misspelt name is an error whether it is needed or not
     tokens = _image_tokens(settings, model, dino) if settings.conditions else None
     started = time.perf_counter()
-    job_name = "" if keeping is None else job_fingerprint(picture, settings, model, dino, tokens)
+    job_name = "" if keeping is None else job_fingerprint(picture, settings, model, dino, tokens, references)
     keeping = keeping if job_name else None
     if keeping is not None and (found := kept_batches(keeping, job_name, -1 if drawn else settings.seed)):
         keeping.on_found(found)
     if drawn and (seed := kept_seed(keeping, job_name)) is not None:
         settings = settings.replace(seed=seed)
     with torch.no_grad(), job_tiles(keeping, job_name, settings.seed, drawn=drawn) as store:
-        job = prepare(picture.pixels, plan, settings, dino=dino)
+        job = prepare(picture.pixels, plan, settings, dino=dino, references=references)
         finished = run_picture(
             job, model, conditions=Conditions(tokens), saved=_grey_eight_bit if picture.grey else eight_bit,
             on_progress=_steps_alone(progress), store=store, stop=stop,
@@ -163,21 +169,24 @@ def _upscale(
 
 
 def job_fingerprint(
-    picture: Picture, settings: Settings, model: TileModel, dino: Dinov2 | None, tokens: ImageTokens | None
-) -> str:
+    picture: Picture, settings: Settings, model: TileModel, dino: Dinov2 | None, tokens: ImageTokens | None,
+    references: Sequence[Tensor] = (),
+) -> str:  # fmt: skip
     """Digits that stand for all that decides a job's tiles but its seed; empty for a model that has no fingerprint."""
     own = getattr(model, "fingerprint", None)
     if own is None:
         return ""
     features = None if dino is None else features_fingerprint(dino)
     adapter = None if tokens is None else network_digest(tokens.adapter)
-    return digest(package_digest(), picture.pixels, settings.replace(seed=-1), own, features, adapter)
+    lent = list(references) if settings.borrows else []
+    return digest(package_digest(), picture.pixels, settings.replace(seed=-1), own, features, adapter, lent)
 
 
 def compare(
     source: Source,
     settings: Settings | None = None,
     *,
+    references: Sequence[Source] = (),
     model: TileModel | str | os.PathLike[str] | None = None,
     dino: Dinov2 | None = None,
     progress: Callable[[Progress], None] | None = None,
@@ -193,16 +202,17 @@ def compare(
     Raises:
         Interrupted: `stop` said so before the last of them, so that there is nothing to compare.
     """
-    picture, model = _open(source), _model(model)
+    picture, model, lent = _open(source), _model(model), open_references(references)
     drawn = settings is None or settings.seed < 0
     settings = _seeded(settings or Settings())
     dino = dino or _features(settings.dino_model or None)
     arms = {"Plain img2img": settings.replace(**_AS_IT_COMES)}
-    if settings.guides or settings.conditions or settings.repair_tries or settings.max_drift:
+    acts = settings.guides or settings.conditions or settings.repair_tries or settings.max_drift
+    if acts or (lent and settings.borrows):
         arms["Without DINO"] = settings.replace(**_UNGUIDED)
     arms["Your settings"] = settings
     if drawn and keeping is not None:
-        names = [_arm_fingerprint(picture, arm, model, dino) for arm in arms.values()]
+        names = [_arm_fingerprint(picture, arm, model, dino, lent) for arm in arms.values()]
         found = [seed for name in names if (seed := kept_seed(keeping, name)) is not None]
         arms = {label: arm.replace(seed=found[0]) for label, arm in arms.items()} if found else arms
     results = {"Lanczos": _lanczos(picture, settings, model, dino)}
@@ -210,14 +220,17 @@ def compare(
         if any(result.stopped for result in results.values()):
             raise Interrupted("The comparison was stopped before its last picture.")
         results[label] = _upscale(
-            picture, arm, model, dino, measure=True, progress=progress, keeping=keeping, stop=stop, drawn=drawn
-        )
+            picture, arm, model, dino, references=lent, measure=True, progress=progress, keeping=keeping, stop=stop,
+            drawn=drawn,
+        )  # fmt: skip
     return results
 
 
-def _arm_fingerprint(picture: Picture, settings: Settings, model: TileModel, dino: Dinov2) -> str:
+def _arm_fingerprint(
+    picture: Picture, settings: Settings, model: TileModel, dino: Dinov2, references: Sequence[Tensor]
+) -> str:
     tokens = _image_tokens(settings, model, dino) if settings.conditions else None
-    return job_fingerprint(picture, settings, model, dino, tokens)
+    return job_fingerprint(picture, settings, model, dino, tokens, references)
 
 
 def _lanczos(picture: Picture, settings: Settings, model: TileModel, dino: Dinov2) -> Result:
@@ -290,6 +303,21 @@ def _open(source: Source) -> Picture:
     if isinstance(source, Picture):
         return source
     return picture_from_pil(source) if isinstance(source, PIL.Image.Image) else read_picture(source)
+
+
+def open_references(references: Sequence[Source]) -> list[Tensor]:
+    """The pixels of reference pictures, (1, 3, H, W) in [0, 1] each.
+
+    Raises:
+        SettingsError: there are more than `MAX_REFERENCES`.
+        ImageError: one cannot be read.
+    """
+    if len(references) > MAX_REFERENCES:
+        raise SettingsError(
+            f"There may be at most {MAX_REFERENCES} reference pictures: got {len(references)}. Leave some out.",
+            field="reference", value=len(references), limit=f"at most {MAX_REFERENCES}",
+        )  # fmt: skip
+    return [_open(reference).pixels for reference in references]
 
 
 def _like(picture: Picture, image: Tensor) -> Picture:

@@ -16,6 +16,7 @@ from .errors import SettingsError
 
 MAX_SCALE: Final = 8.0
 MAX_SEED: Final = 2**32 - 1
+MAX_REFERENCES: Final = 8
 INFOTEXT_VERSION_KEY: Final = "DINO Upscale version"
 INFOTEXT_PICTURE_KEY: Final = "DINO picture"
 """In the saved text of a picture beside a result, such as its drift map: its kind. A result has none."""
@@ -83,12 +84,14 @@ class Settings:
         group="Strength", argument=15, low=0.0, high=1.0, step=0.05,
     )
     dino_enabled: bool = declare(
-        True, "DINO guidance", "DINO enabled", "Guides each tile by the source's DINOv2 features.",
+        True, "DINO guidance", "DINO enabled",
+        "Lets DINOv2 features match reference pictures, and guide where source consistency is below 1.",
         group="Fidelity", argument=12, flag="--no-dino",
     )
     dino_strength: float = declare(
         0.5, "DINO strength", "DINO strength",
-        "Sets how strongly DINOv2 features guide where source consistency is below 1; 0 = off.",
+        "Sets how much detail matched reference pictures lend, and how strongly features guide at a source consistency "
+        "below 1; 0 = off.",
         group="Strength", argument=13, low=0.0, high=1.0, step=0.05,
     )
     dino_model: str = declare(
@@ -157,6 +160,11 @@ class Settings:
         original, and below what random weights add (docs/dino-strength.md).
         """
         return self.dino_enabled and self.dino_strength > 0 and self.consistency < 1
+
+    @property
+    def borrows(self) -> bool:
+        """True where reference pictures lend detail, if there are any."""
+        return self.dino_enabled and self.dino_strength > 0
 
     @property
     def conditions(self) -> bool:

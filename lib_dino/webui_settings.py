@@ -66,6 +66,11 @@ class WebuiSettings:
         "Goes on where the same upscale, with the same picture and settings, was cut short; off = starts it again.",
         group="Tiles", argument=30,
     )
+    references: tuple[bytes, ...] = declare(
+        (), "Reference pictures", "",
+        "Lend detail where they match: up to 8 sharp pictures of the same thing, such as another photo of the series.",
+        group="References", argument=31, widget="pictures",
+    )
 
 
 RETIRED: Final[dict[str, Knob]] = {

@@ -18,7 +18,7 @@ FLOORS = [
     {"tiling", "pictures"},
     {"networks"},
     {"measure"},
-    {"adapter", "report"},
+    {"adapter", "references", "report"},
     {"sampling"},
     {"run"},
     {"resume"},

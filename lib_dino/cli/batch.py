@@ -35,6 +35,7 @@ class Options:
 
     Attributes:
         settings: the same for every picture.
+        references: files of sharp pictures of the same thing.
         model: folder of another diffusion model; None takes the one that ships.
         force: existing files may be replaced.
         quiet: no progress bar and no notes.
@@ -45,6 +46,7 @@ class Options:
     """
 
     settings: Settings
+    references: Sequence[str] = ()
     model: str | None = None
     force: bool = False
     quiet: bool = False
@@ -76,7 +78,8 @@ def run(jobs: Sequence[Job], options: Options) -> int:
         ModelError: a network cannot be loaded, so that no job can be done.
     """
     codes = []
-    skips = not options.force and options.model is None
+    # Saved settings do not tell which model or which references were used.
+    skips = not options.force and options.model is None and not options.references
     for job, error in [(job, _unwritable(job, options.forces(job))) for job in jobs]:
         if options.stop():
             break
@@ -176,13 +179,14 @@ def _run_one(job: Job, options: Options) -> str:
     with _enough_memory(size), progress_bar(job.source.name, quiet=options.quiet) as progress:
         if job.sheet:
             arms = pipeline.compare(
-                picture, settings, model=options.model, progress=progress, keeping=keeping, stop=options.stop
-            )
+                picture, settings, references=options.references, model=options.model, progress=progress,
+                keeping=keeping, stop=options.stop,
+            )  # fmt: skip
         else:
             measure = job.measures
             result = pipeline.upscale(
-                picture, settings, model=options.model, measure=measure, progress=progress, keeping=keeping,
-                stop=options.stop,
+                picture, settings, references=options.references, model=options.model, measure=measure,
+                progress=progress, keeping=keeping, stop=options.stop,
             )  # fmt: skip
             arms = {"result": result}
     result = list(arms.values())[-1]
@@ -195,7 +199,9 @@ def _run_one(job: Job, options: Options) -> str:
         return f"{job.source} -> {job.out}: stopped {how_far}; the rest is the enlarged source.{again}"
     for arm in arms.values():
         forget(keeping, arm.job)
-    return f"{job.source} -> {job.out} ({size[1]}x{size[0]} px, {result.report.seconds:.1f} s)"
+    lent = [f"{reference.covered:.0%}" for reference in result.report.references]
+    lends = f", references lend to {' + '.join(lent)}" if lent else ""
+    return f"{job.source} -> {job.out} ({size[1]}x{size[0]} px, {result.report.seconds:.1f} s{lends})"
 
 
 def _keeping(job: Job, options: Options) -> Keeping | None:

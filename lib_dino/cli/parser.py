@@ -16,9 +16,9 @@ from typing import Any, Final, NoReturn
 
 from ..declarations import GROUPS, Knob
 from ..errors import DinoError, Interrupted, SettingsError
-from ..pictures.files import MAX_PIXELS, read_settings_text
+from ..pictures.files import MAX_PIXELS, open_picture, read_settings_text
 from ..pictures.infotext import parse_infotext
-from ..settings import PRESETS, Settings, knobs, preset
+from ..settings import MAX_REFERENCES, PRESETS, Settings, knobs, preset
 from ..version import __version__
 from ..webui_settings import retired_notes, webui_knobs
 from . import batch
@@ -94,14 +94,20 @@ def _upscale(args: argparse.Namespace) -> int:
     sources = find_pictures(args.inputs)
     suffix = size_suffix(settings)
     jobs = plan_jobs(sources, args.out, suffix, report=args.report, sheet=args.compare, maps=args.map)
-    if getattr(args, "dino_strength", 0) and settings.dino_enabled and not (settings.guides or args.quiet):
-        note = "--dino-strength does nothing at full source consistency. Lower --consistency to have it act."
+    if args.reference and not (settings.borrows or args.quiet):
+        say("note: --reference does nothing with DINO guidance off or --dino-strength 0.", error=True)
+    does_nothing = not (settings.guides or args.reference or args.quiet)
+    if getattr(args, "dino_strength", 0) and settings.dino_enabled and does_nothing:
+        note = "--dino-strength does nothing at full source consistency without --reference."
         say(f"note: {note}", error=True)
+    for reference in args.reference:
+        with open_picture(reference, max_pixels=int(args.max_megapixels * 10**6)):
+            pass  # what cannot be read ends the command before any work
     if args.force and not args.replace_source:
         check_sources_stay(jobs)
     with stopping(say) as stop:
         return batch.run(jobs, Options(
-            settings, args.model, args.force, args.quiet, keeps=args.keeps, resumes=args.resume,
+            settings, args.reference, args.model, args.force, args.quiet, keeps=args.keeps, resumes=args.resume,
             max_pixels=int(args.max_megapixels * 10**6), stop=stop,
         ))  # fmt: skip
 
@@ -221,6 +227,11 @@ def _add_upscale(parser: _Parser) -> None:
     for title in GROUPS:
         _add_group(parser, title)
     group = parser.add_argument_group("Model and files")
+    group.add_argument(
+        "--reference", metavar="FILE", action="append", default=[],
+        help=f"a sharp picture of the same thing, which lends detail where it matches, by --dino-strength; up to "
+        f"{MAX_REFERENCES}, with a --reference before each",
+    )
     group.add_argument("--model", metavar="DIR", help="folder of a diffusion model (default: the embedded)")
     group.add_argument(
         "--report", metavar="FILE.json", nargs="?", const="",

@@ -145,6 +145,11 @@ class DriftMeter:
         """The network's own thresholds."""
         return self.calibration.thresholds
 
+    def grid(self, image: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Feature grid of a picture, (1, 3, H, W), with so many patches down and across, where the picture lies."""
+        given = image.to(self.dino.positions.device)
+        return self._in_memory(lambda: feature_grid(self.dino, given, grid=grid)).to(image.device)
+
     def extract(self, image: Tensor) -> Tensor:
         """Feature grid of a picture (B, 3, H, W), on the picture's device, wherever the network lives."""
         return self._in_memory(lambda: feature_grid(self.dino, image.to(self.dino.positions.device)).to(image.device))

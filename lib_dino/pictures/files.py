@@ -6,6 +6,7 @@ Loads without torch, so that the command line can refuse bad input at once.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import stat
@@ -47,8 +48,23 @@ def open_picture(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) 
         max_pixels: pictures of more are refused before a pixel is decoded; `MAX_PIXELS` at most.
     """
     _check_source(Path(path))
+    with _opened(path, str(path), max_pixels) as image:
+        yield image
+
+
+@contextlib.contextmanager
+def open_bytes(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+    """A file's bytes as a lazy PIL image, like `open_picture`; `name` stands for it in messages."""
+    if not data:
+        raise ImageError(f"{name} should be a picture, but is empty (0 bytes).")
+    with _opened(io.BytesIO(data), name, max_pixels) as image:
+        yield image
+
+
+@contextlib.contextmanager
+def _opened(file: str | os.PathLike[str] | io.BytesIO, path: str, max_pixels: int) -> Iterator[Image.Image]:
     try:
-        with _pixel_limit(), _no_warnings(), Image.open(path) as image:
+        with _pixel_limit(), _no_warnings(), Image.open(file) as image:
             if image.width * image.height > max_pixels:
                 raise ImageError(
                     f"a picture may have at most {max_pixels / 10**6:g} megapixels, and this one has "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -38,6 +39,21 @@ class WorstPatch:
 
 
 @dataclass(frozen=True)
+class ReferenceReport:
+    """One reference picture.
+
+    Attributes:
+        covered: share of the result that it lends detail to, 0 to 1; 0 where it does not match.
+        matches: patches that the motions found for it explain.
+        scale: its pixels to one of the source where most of them match; None without a match.
+    """
+
+    covered: float
+    matches: int = 0
+    scale: float | None = None
+
+
+@dataclass(frozen=True)
 class TileReport:
     """One tile.
 
@@ -66,6 +82,7 @@ class TileReport:
         alarm: it is reported as holding something invented: by edit probability where there is a detector, else by
             score.
         worst_patches: the worst places, worst first, none near another; by edit probability where there is a detector.
+        lent: share of it that each reference lends detail to, 0 to 1, in their order.
     """
 
     box: tuple[int, int, int, int]
@@ -89,6 +106,7 @@ class TileReport:
     edit_probability: float | None = None
     alarm: bool = False
     worst_patches: tuple[WorstPatch, ...] = ()
+    lent: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -109,6 +127,7 @@ class Report:
         alarm_at: edit probability from which on a tile is reported; None without an edit detector.
         source_cleaned: root mean square of the damage that was taken off the source first, in the units of
             `source_noise`; 0 where it was clean, or not cleaned.
+        references: reference pictures that were asked, in their order.
     """
 
     source_size: tuple[int, int]
@@ -127,6 +146,7 @@ class Report:
     bound_kind: str | None = None
     alarm_at: float | None = None
     source_cleaned: float = 0.0
+    references: tuple[ReferenceReport, ...] = ()
 
     @property
     def drift(self) -> float | None:
@@ -229,6 +249,18 @@ def _decibel(psnr: float) -> str:
 DRIFT_KEYS: Final = ("DINO drift", "DINO drift worst", "DINO drift over bound")
 """Saved keys of a measured picture: drift above plain enlargement, its mean over the picture, its worst patch,
 and the share of patches over the bound. They are results, not settings: readers pass over them."""
+
+
+REFERENCE_KEYS: Final = ("DINO references", "DINO references lend")
+"""Saved keys of a picture with references: how many there were, and to which share of it they lend detail."""
+
+
+def reference_figures(references: Sequence[ReferenceReport]) -> dict[str, str]:
+    """The two figures of `REFERENCE_KEYS`; nothing without references."""
+    if not references:
+        return {}
+    lent = sum(reference.covered for reference in references)
+    return dict(zip(REFERENCE_KEYS, (str(len(references)), f"{lent:.3f}"), strict=True))
 
 
 def drift_figures(report: Report) -> dict[str, str]:

@@ -69,6 +69,8 @@ def finish(job: Prepared, image: Tensor, sampled: SampledTiles, saved: Callable[
     """
     if job.settings.texture and sampled.calls:
         image = _textured(job, image)
+    if job.loans is not None:
+        image = job.loans.lend(image, job.settings.dino_strength)
     image = _consistent(job, image)
     if job.mask is not None:
         image = arrays.by_bands(torch.lerp, job.mask.protected, image, job.mask.share)

@@ -12,7 +12,7 @@ from .. import arrays
 from ..measure.drift import TileDrift
 from ..measure.quality import detail_ratio, psnr
 from ..report.maps import Heat, bound_kind, heats, tile_figures
-from ..report.records import Report, TileReport
+from ..report.records import ReferenceReport, Report, TileReport
 from ..sampling.tile_model import TileModel
 from ..settings import INFOTEXT_FAULTY_KEY, INFOTEXT_STOPPED_KEY
 from ..tiling.plan import Tile
@@ -100,6 +100,7 @@ def report_on(job: Prepared, model: TileModel, finished: Finished, *, measures: 
         bound=job.drift_bound if meter else None,
         alarm_at=meter.thresholds.alarm if meter else None,
         bound_kind=bound_kind(meter.thresholds, job.settings.max_drift) if meter else None,
+        references=reference_reports(job),
     )
     maps = heats(tuple(drifts.values()), job.plan.source_size, job.target_size, bound=job.drift_bound)
     return Outcome(report, maps)
@@ -113,6 +114,17 @@ def measure_tiles(job: Prepared, image: Tensor) -> dict[Tile, TileDrift]:
     """Drift of each tile in `image`, (1, 3, *target size); tiles that determine no source pixel are left out."""
     drifts = {tile: tile_drift(job, tile, image, detail=True) for tile in job.plan.tiles}
     return {tile: drift for tile, drift in drifts.items() if drift is not None}
+
+
+def reference_reports(job: Prepared) -> tuple[ReferenceReport, ...]:
+    """What each reference picture lends, in their order; none where there were none."""
+    if job.loans is None:
+        return ()
+    return tuple(
+        ReferenceReport(sum(float(loan.share.mean()) for loan in loans), sum(loan.motion.matches for loan in loans),
+                        loans[0].motion.scale if loans else None)
+        for loans in job.loans.by_reference()
+    )  # fmt: skip
 
 
 def events(job: Prepared, finished: Finished) -> Iterator[str]:
@@ -134,10 +146,19 @@ def events(job: Prepared, finished: Finished) -> Iterator[str]:
             f"Removed what looked like noise or JPEG damage from the source first, {255 * removed:.1f} of 255 on "
             f"average. To keep it, set Clean source to 0."
         )
+    yield from _reference_events(job)
     if sampled.skipped:
         yield f"Left {_tiles(len(sampled.skipped))} alone: the source is flat there."
     if finished.limited is not None:
         yield limit_note(finished.limited, job.settings.max_drift)
+
+
+def _reference_events(job: Prepared) -> Iterator[str]:
+    for number, reference in enumerate(reference_reports(job), start=1):
+        if reference.covered:
+            yield f"Reference {number} lends detail to {100 * reference.covered:.0f} % of the picture."
+        else:
+            yield f"Reference {number} lends nothing: it does not match the picture, or is no sharper."
 
 
 def _fault_events(finished: Finished) -> Iterator[str]:
@@ -179,6 +200,8 @@ def _tile_reports(job: Prepared, finished: Finished, drifts: Mapping[Tile, TileD
             report = _of_limit(report, finished.limited, tile)
         if tile in drifts:
             report = _of_drift(report, drifts[tile], job)
+        if job.loans is not None:
+            report = dataclasses.replace(report, lent=job.loans.in_box(tile.rows, tile.cols))
         yield report
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,6 +17,7 @@ from ..measure.drift import DriftMeter
 from ..measure.regions import is_flat
 from ..networks.cleaner import Cleaner, clean_windowed, embedded_cleaner
 from ..networks.dinov2 import Dinov2
+from ..references.lending import Loans, borrow
 from ..settings import Settings
 from ..tiling.plan import Tile
 from ..tiling.resample import TileOperators, resize, tile_operators
@@ -46,16 +47,20 @@ TEXTURE_RATIO, RATIO_SPAN = 1.8, 0.4
 alike in all directions."""
 
 
-def needs_features(settings: Settings, *, measures: bool, adapts: bool, finds_subject: bool = False) -> bool:
+def needs_features(
+    settings: Settings, *, measures: bool, adapts: bool, finds_subject: bool = False, matches: bool = False
+) -> bool:
     """Tell whether a run asks for the feature network.
 
     Args:
         measures: drift is to be reported.
         adapts: an adapter acts.
         finds_subject: tiles beside the subject get a prompt of their own.
+        matches: there are reference pictures.
     """
     checks = settings.repair_tries > 0 or settings.max_drift > 0 or settings.skip_flat
-    return settings.guides or checks or measures or adapts or finds_subject
+    borrows = matches and settings.borrows
+    return settings.guides or checks or measures or adapts or finds_subject or borrows
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,7 @@ class Prepared:
         start: what tiles start from, and what shows where none is sampled, likewise.
         meter: measures drift; None without a feature network.
         mask: where the picture may change; None is everywhere.
+        loans: detail that reference pictures lend; None without any.
     """
 
     settings: Settings
@@ -115,6 +121,7 @@ class Prepared:
     start: Tensor
     meter: DriftMeter | None
     mask: Mask | None = None
+    loans: Loans | None = None
 
     @property
     def target_size(self) -> tuple[int, int]:
@@ -155,6 +162,7 @@ def prepare(
     dino: Dinov2 | None = None,
     enlarged: Tensor | None = None,
     mask: Tensor | None = None,
+    references: Sequence[Tensor] = (),
 ) -> Prepared:
     """Clean a source, (1, 3, H, W) in [0, 1], enlarge it, and measure what plain enlargement costs.
 
@@ -163,6 +171,7 @@ def prepare(
         dino: the feature network, where `needs_features`.
         enlarged: the source enlarged by other means, (1, 3, *target size); None enlarges it plainly.
         mask: where the picture may change, (1, 1, *target size) in [0, 1]; None is everywhere.
+        references: sharp pictures of the same thing, (1, 3, H, W) in [0, 1] each.
     """
     reference = make_reference(source, strength=settings.clean_source)
     plain = arrays.by_bands(lambda image: image.clamp(0, 1), resize(reference.image, plan.target_size))
@@ -170,7 +179,12 @@ def prepare(
     meter = None
     if dino is not None:
         meter = DriftMeter(dino, reference.image, plain=plain, calibration=load_calibration(dino))
-    return Prepared(settings, plan, source, reference, plain, start, meter, _mask(mask, source, enlarged))
+    loans = None
+    if references and settings.borrows:
+        assert meter is not None, "references are matched by features"
+        loans = borrow(reference.image, references, plan.target_size, meter.grid)
+        start = loans.lend(start, settings.dino_strength)
+    return Prepared(settings, plan, source, reference, plain, start, meter, _mask(mask, source, enlarged), loans)
 
 
 def _mask(share: Tensor | None, source: Tensor, enlarged: Tensor | None) -> Mask | None:

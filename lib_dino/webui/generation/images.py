@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from PIL import Image, ImageFilter, ImageOps
 from torch import Tensor
 
+from ...errors import ImageError, SettingsError
+from ...pictures.files import open_bytes
+from ...pictures.picture import picture_from_pil
 from ...pictures.pixels import to_image, to_pixels
 from ...tiling.resample import resize
 from ...webui_settings import NO_UPSCALER
@@ -54,6 +58,22 @@ def enlarged(source: Tensor, size: tuple[int, int], upscaler: str) -> Tensor | N
     scale = max(size[0] / source.shape[-2], size[1] / source.shape[-1])
     large = found.scaler.upscale(to_image(source[0]), scale, found.data_path)
     return resize(to_pixels(large), size).clamp(0, 1)
+
+
+def references_of(files: Sequence[bytes]) -> list[Tensor]:
+    """The pixels of reference pictures, (1, 3, H, W) in [0, 1] each.
+
+    Raises:
+        SettingsError: one cannot be read.
+    """
+    found = []
+    for number, data in enumerate(files, start=1):
+        try:
+            with open_bytes(data, f"reference {number}") as image:
+                found.append(picture_from_pil(image).pixels)
+        except ImageError as error:
+            raise SettingsError(str(error), field="references", value=number, limit="pictures") from error
+    return found
 
 
 def mask_of(p: Any, size: tuple[int, int]) -> Tensor | None:

@@ -21,7 +21,8 @@ from ...measure.regions import Subject
 from ...networks.dinov2 import Dinov2
 from ...pictures.picture import Picture
 from ...pipeline import Result
-from ...run.outcome import events, marks, report_on, run_picture
+from ...report.records import REFERENCE_KEYS, reference_figures
+from ...run.outcome import events, marks, reference_reports, report_on, run_picture
 from ...run.plan import plan_job
 from ...run.prepare import Prepared, prepare
 from ...run.progress import Progress
@@ -154,7 +155,10 @@ class PictureJob:
         model = self._tile_model(number, seed)
         if model.one_by_one:
             settings = settings.replace(tile_batch_size=1)
-        prepared = prepare(source, plan, settings, dino=self._dino, enlarged=enlarged, mask=mask)
+        prepared = prepare(
+            source, plan, settings, dino=self._dino, enlarged=enlarged, mask=mask,
+            references=images.references_of(job.references) if settings.borrows else (),
+        )  # fmt: skip
         per_batch = model.calls(settings.denoise, settings.steps)
         with self._told.kept.tiles(name, seed) as store:
             finished = run_picture(
@@ -163,8 +167,9 @@ class PictureJob:
             )  # fmt: skip
         self._told.screen.show(finished.image, always=True)
         marked = marks(prepared, finished)
-        for key in (INFOTEXT_STOPPED_KEY, INFOTEXT_FAULTY_KEY):
-            save_with(p, i, key, marked.get(key))
+        saved = {**marked, **reference_figures(reference_reports(prepared))}
+        for key in (INFOTEXT_STOPPED_KEY, INFOTEXT_FAULTY_KEY, *REFERENCE_KEYS):
+            save_with(p, i, key, saved.get(key))
         if self._told.reports.wanted:
             self._told.screen.text(f"{TITLE}: measuring drift")
             outcome = report_on(prepared, model, finished, measures=True, seconds=time.perf_counter() - started)

@@ -89,9 +89,13 @@ class UpscaleGeneration:
             progress.comment(p, f"{TITLE}: {note}")
         model_name = model_files.chosen(settings.dino_model)
         adapts = bool(settings.adapter) and settings.conditions
+        images.references_of(job.references)  # what cannot be read is said before any work
+        if job.references and not settings.borrows:
+            progress.comment(p, f"{TITLE}: references lend nothing with DINO guidance off or DINO strength 0.")
         if needs_features(
-            settings, measures=self._reports.wanted, adapts=adapts, finds_subject=bool(job.subject_prompt)
-        ):
+            settings, measures=self._reports.wanted, adapts=adapts, finds_subject=bool(job.subject_prompt),
+            matches=bool(job.references),
+        ):  # fmt: skip
             self._begun.dino = model_files.load(model_name)
         else:
             model_files.check(model_name)

@@ -6,14 +6,16 @@ dictionary of names. What is missing or None follows the preset, then the reques
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ...declarations import Knob, to_saved
 from ...errors import SettingsError
-from ...settings import INFOTEXT_VERSION_KEY, PRESETS, Settings, knobs, preset
+from ...settings import INFOTEXT_VERSION_KEY, MAX_REFERENCES, PRESETS, Settings, knobs, preset
 from ...version import __version__
 from ...webui_settings import FIELDS, WebuiSettings, all_knobs, retired_notes, webui_knobs
 
@@ -132,6 +134,8 @@ def _webui_value(knob: Knob, value: Any, choices: Mapping[str, Sequence[str]]) -
     """The value of a setting that only a WebUI has."""
     if value is None:
         return knob.default
+    if knob.widget == "pictures":
+        return _pictures(knob, value)
     if knob.widget == "dropdown":
         known = PRESETS if knob.name == "preset" else choices.get(knob.name, ())
         return _choice(knob, value, list(known))
@@ -158,6 +162,23 @@ def _text(knob: Knob, value: Any) -> str:
     return value.strip()
 
 
+def _pictures(knob: Knob, value: Any) -> tuple[bytes, ...]:
+    """Files of pictures: bytes from the panel, base64 from the API, never a name of a file."""
+    given = list(value) if isinstance(value, list | tuple) else [value]
+    given = [one for one in given if one not in ("", None)]
+    if len(given) > MAX_REFERENCES:
+        raise knob.error(value, f"at most {MAX_REFERENCES} pictures", f"{len(given)} pictures")
+    return tuple(one if isinstance(one, bytes) else _decoded(knob, one) for one in given)
+
+
+def _decoded(knob: Knob, text: Any) -> bytes:
+    """The bytes of base64 text, which may begin as a data URL does."""
+    try:
+        return base64.b64decode(re.sub(r"^data:[^,]*,", "", text), validate=True)
+    except (TypeError, ValueError):
+        raise knob.error(text, "a list of pictures in base64", _short(text)) from None
+
+
 def _short(value: object) -> str:
     if isinstance(value, int) and abs(value) > 10**60:
         return f"a number of about {value.bit_length() * 3 // 10} digits".ljust(_SHOWN, ".")
@@ -168,7 +189,7 @@ def _short(value: object) -> str:
 def pasted(name: str, params: Mapping[str, Any]) -> Any:
     """What a control shows after a picture's saved text was pasted; None leaves it as it is."""
     knob = all_knobs()[name]
-    if knobs()["scale_factor"].key not in params or knob.widget == "hidden":
+    if knobs()["scale_factor"].key not in params or knob.widget in ("hidden", "pictures"):
         return None
     text = params.get(knob.key)
     if text is None:

@@ -127,7 +127,7 @@ def _connect_line(
     """The line and the groups' labels follow the controls and the picture."""
     import gradio as gr
 
-    names = list(_shown())
+    names = [name for name, knob in _shown().items() if knob.widget != "pictures"]  # too large to send each time
     inputs = [tab, *(widgets[name] for name in names)]
 
     def describe(text: str, *given: Any) -> list[Any]:

@@ -73,7 +73,14 @@ def _dropdown(knob: Knob, common: dict[str, Any], choices: list[str]) -> Any:
     return gr.Dropdown(choices=offered, allow_custom_value=takes_any_name(knob), **common)
 
 
+def _pictures(knob: Knob, common: dict[str, Any], choices: list[str]) -> Any:
+    import gradio as gr
+
+    # As bytes: a name of a file would be opened whoever sent it.
+    return gr.File(file_count="multiple", file_types=["image"], type="binary", **{**common, "value": None})
+
+
 _MAKERS: Mapping[str, Callable[[Knob, dict[str, Any], list[str]], Any]] = {
     "slider": _slider, "number": _number, "checkbox": _checkbox, "text": _text, "dropdown": _dropdown,
-    "hidden": _number,
+    "pictures": _pictures, "hidden": _number,
 }  # fmt: skip

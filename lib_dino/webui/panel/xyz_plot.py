@@ -33,7 +33,7 @@ def add_axes() -> None:
     if plot is None or any(option.label.startswith(_label("")) for option in plot.axis_options):
         return
     for knob in all_knobs().values():
-        if knob.widget not in ("hidden", "text"):
+        if knob.widget not in ("hidden", "text", "pictures"):
             plot.axis_options.append(_axis(plot, knob))
 
 

@@ -1,0 +1,1 @@
+"""Reference pictures: sharp pictures of the same thing lend their detail, place by place, where they match."""
