@@ -4,7 +4,8 @@ Middles of photographs are made small by `--factor` and enlarged again by the em
 second view of the same thing as reference: turned, of another size, of another exposure, compressed. A view is cut
 from the whole photograph and covers the middle. Arms match it by DINO features, by those of the same network with
 random weights, or by patches of pixels (normalised cross-correlation); what comes after matching is the same. Another
-photograph as reference is the control. PSNR and the judges' distances are taken against the original, as differences
+photograph as reference is the control. `--pair LEFT RIGHT` adds a real pair of photographs: the first is enlarged,
+the second its reference. PSNR and the judges' distances are taken against the original, as differences
 from the result without a reference, with 95 % intervals over photographs.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
+import functools
 import io
 import json
 import math
@@ -41,7 +43,7 @@ from lib_dino.sampling.pixel_model import PixelTileModel
 from lib_dino.sampling.tile_model import TileModel
 from lib_dino.settings import Settings
 from lib_dino.tiling.resample import resize
-from training.judges import feature_distance, load_judges
+from training.judges import Judge, feature_distance, load_judges
 
 from .fidelity_stats import interval
 from .runs import middle
@@ -141,6 +143,25 @@ def enlarged(
     return run_picture(job, model).image, covered
 
 
+@dataclass(frozen=True)
+class Bench:
+    """What every run of the benchmark shares."""
+
+    settings: Settings
+    model: TileModel
+    dino: Dinov2
+    judges: dict[str, Judge]
+
+    def measured(
+        self, source: Tensor, truth: Tensor, reference: Tensor | None, features: Features, strength: float = 1.0
+    ) -> dict[str, float]:
+        """Figures of one result."""
+        settings = self.settings.replace(dino_strength=strength)
+        image, covered = enlarged(source, settings, self.model, self.dino, reference, features)
+        distances = {name: feature_distance(judge, image, truth) for name, judge in self.judges.items()}
+        return {"covered": covered, "PSNR": psnr(image, truth), **distances}
+
+
 def table(rows: Sequence[dict[str, dict[str, float]]], names: Sequence[str]) -> list[str]:
     """Lines of the table: mean difference of each figure from no reference, and its interval."""
     lines = ["| | covered | " + " | ".join(names) + " |", "| --- " * (len(names) + 2) + "|"]
@@ -162,7 +183,8 @@ def table(rows: Sequence[dict[str, dict[str, float]]], names: Sequence[str]) -> 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table, after every photograph so far."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photos", nargs="+")
+    parser.add_argument("photos", nargs="*")
+    parser.add_argument("--pair", nargs=2, metavar=("LEFT", "RIGHT"), help="real photographs of one thing")
     parser.add_argument("--judges", type=Path, default=None)
     parser.add_argument("--factor", type=int, default=4)
     parser.add_argument("--side", type=int, default=224, help="of the crops, px, a multiple of the factor")
@@ -171,28 +193,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--strengths", type=float, nargs="*", default=[0.5], help="beside 1, for the first view")
     parser.add_argument("--rows", type=Path, help="file for the figures of each photograph, JSON")
     options = parser.parse_args(argv)
-    judges, model, dino = load_judges(options.judges), PixelTileModel(), load_dinov2()
+    dino = load_dinov2()
+    settings = Settings(scale_factor=options.factor, denoise=options.denoise, dino_strength=1.0, seed=0)
+    bench = Bench(settings, PixelTileModel(), dino, load_judges(options.judges))
     matchers = {
         "DINO": by_network(dino), "random weights": by_network(with_random_weights(dino)), "pixels": by_pixels,
     }  # fmt: skip
+    figures = ["PSNR", *bench.judges]
     photos = [read_picture(photo).pixels for photo in options.photos]
     rows: list[dict[str, dict[str, float]]] = []
     for number, (name, photo) in enumerate(zip(options.photos, photos, strict=True)):
         truth = middle(name, options.side)
         side = truth.shape[-1]
         source = resize(truth, (truth.shape[-2] // options.factor, side // options.factor)).clamp(0, 1)
-        settings = Settings(scale_factor=options.factor, denoise=options.denoise, dino_strength=1.0, seed=0)
-
-        def measured(
-            reference: Tensor | None, features: Features, strength: float = 1.0,
-            source: Tensor = source, truth: Tensor = truth, settings: Settings = settings,
-        ) -> dict[str, float]:  # fmt: skip
-            image, covered = enlarged(
-                source, settings.replace(dino_strength=strength), model, dino, reference, features
-            )
-            distances = {name: feature_distance(judge, image, truth) for name, judge in judges.items()}
-            return {"covered": covered, "PSNR": psnr(image, truth), **distances}
-
+        measured = functools.partial(bench.measured, source, truth)
         row = {"alone": measured(None, by_pixels)}
         other = photos[(number + 1) % len(photos)]
         row["another photograph, DINO"] = measured(second_view(other, side, VIEWS[0]), matchers["DINO"])
@@ -207,8 +221,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.rows:
             options.rows.write_text(json.dumps(rows), encoding="utf-8")
         print(f"\n{len(rows)} of {len(photos)} photographs, x{options.factor}", file=sys.stderr)
-        print("\n".join(table(rows, ["PSNR", *judges])), file=sys.stderr, flush=True)
-    print("\n".join(table(rows, ["PSNR", *judges])))
+        print("\n".join(table(rows, figures)), file=sys.stderr, flush=True)
+    print("\n".join(table(rows, figures)) if rows else "")
+    if options.pair:
+        left, right = (read_picture(name).pixels for name in options.pair)
+        height, width = (side // options.factor for side in left.shape[-2:])
+        left = left[..., : height * options.factor, : width * options.factor]
+        source = resize(left, (height, width)).clamp(0, 1)
+        arms = {"alone": bench.measured(source, left, None, by_pixels)}
+        arms |= {f"the pair, {label}": bench.measured(source, left, right, matchers[label]) for label in matchers}
+        print("\n".join(table([arms], figures)))
     return 0
 
 

@@ -85,13 +85,12 @@ class Settings:
     )
     dino_enabled: bool = declare(
         True, "DINO guidance", "DINO enabled",
-        "Lets DINOv2 features match reference pictures, and guide where source consistency is below 1.",
+        "Matches reference pictures by DINOv2 features, which also guide where source consistency is below 1.",
         group="Fidelity", argument=12, flag="--no-dino",
     )
     dino_strength: float = declare(
         0.5, "DINO strength", "DINO strength",
-        "Sets how much detail matched reference pictures lend, and how strongly features guide at a source consistency "
-        "below 1; 0 = off.",
+        "Sets how much detail matched references lend, and how strongly features guide below consistency 1; 0 = off.",
         group="Strength", argument=13, low=0.0, high=1.0, step=0.05,
     )
     dino_model: str = declare(

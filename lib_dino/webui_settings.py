@@ -68,7 +68,7 @@ class WebuiSettings:
     )
     references: tuple[bytes, ...] = declare(
         (), "Reference pictures", "",
-        "Lend detail where they match: up to 8 sharp pictures of the same thing, such as another photo of the series.",
+        "Takes up to 8 sharp pictures of the same thing, which lend their detail where they match.",
         group="References", argument=31, widget="pictures",
     )
 

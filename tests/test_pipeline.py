@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from lib_dino import Settings, upscale
-from lib_dino.errors import ModelError
+from lib_dino.errors import ModelError, SettingsError
 from lib_dino.measure.quality import detail_ratio, psnr
 from lib_dino.networks.dinov2 import load_dinov2
 from lib_dino.pictures.files import read_settings_text
 from lib_dino.pictures.infotext import parse_infotext
 from lib_dino.pictures.picture import Picture, read_picture
+from lib_dino.pipeline import job_fingerprint
 from lib_dino.sampling.pixel_model import PixelTileModel
 from lib_dino.settings import INFOTEXT_STOPPED_KEY
 from lib_dino.tiling.resample import resize
@@ -101,3 +102,50 @@ def test_a_stopped_picture_says_so_in_its_text_and_its_settings_are_still_read(p
     assert Settings.from_infotext(saved) == settings
     whole = upscale(photo[1], settings.replace(denoise=0.0), model=Stopped())
     assert INFOTEXT_STOPPED_KEY not in parse_infotext(read_settings_text(whole.save(tmp_path / "whole.png")))
+
+
+@pytest.fixture(scope="module")
+def second(photo):
+    """The same place again, 5 px aside."""
+    return Picture(read_picture(PHOTO).pixels[..., 55:167, 175:287])
+
+
+def test_a_reference_brings_the_result_nearer_to_the_original_by_its_strength(photo, second, model, dino):
+    truth, source = photo
+
+    def made(strength, *references):
+        settings = Settings(seed=1, dino_strength=strength)
+        return upscale(source, settings, references=references, model=model, dino=dino)
+
+    alone, nought, half, full = made(1.0), made(0.0, second), made(0.5, second), made(1.0, second)
+    assert torch.equal(alone.picture.pixels, nought.picture.pixels)
+    found = [psnr(result.picture.pixels, truth) for result in (alone, half, full)]
+    assert found[0] + 1 < found[1] < found[2]
+    assert full.report.references[0].covered > 0.5 and alone.report.references == nought.report.references == ()
+    assert full.figures()["DINO references"] == "1" and float(full.figures()["DINO references lend"]) > 0.5
+    assert any("lends detail to" in note for note in full.report.notes)
+    assert any(tile.lent[0] > 0.5 for tile in full.report.tiles)
+
+
+def test_a_reference_that_does_not_match_changes_nothing_and_is_named(photo, model, dino, generator):
+    other = Picture(torch.rand(1, 3, 150, 150, generator=generator))
+    settings = Settings(seed=1, dino_strength=1.0)
+    found = upscale(photo[1], settings, references=[other], model=model, dino=dino)
+    assert torch.equal(found.picture.pixels, upscale(photo[1], settings, model=model, dino=dino).picture.pixels)
+    assert any("Reference 1 lends nothing" in note for note in found.report.notes)
+
+
+def test_more_references_than_can_be_used_are_refused(photo, model):
+    with pytest.raises(SettingsError, match="at most 8 reference pictures: got 9"):
+        upscale(photo[1], references=[photo[1]] * 9, model=model)
+
+
+def test_tiles_of_a_job_with_other_references_are_other_tiles(photo, second, model, dino):
+    settings = Settings(seed=1)
+    alone = job_fingerprint(photo[1], settings, model, dino, None)
+    lent = job_fingerprint(photo[1], settings, model, dino, None, [second.pixels])
+    off = settings.replace(dino_strength=0.0)
+    assert lent != alone
+    assert job_fingerprint(photo[1], off, model, dino, None, [second.pixels]) == job_fingerprint(
+        photo[1], off, model, dino, None
+    )

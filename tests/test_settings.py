@@ -162,18 +162,19 @@ def test_saved_keys_of_the_webui_are_pinned():
 
 def test_labels_keys_and_flags_are_unique_and_every_setting_explains_itself():
     shown = [knob for name, knob in all_knobs().items() if name not in ("enabled", *RETIRED)]
-    for part in ("name", "label", "key", "help", "flag", "argument"):
+    for part in ("name", "label", "help", "flag", "argument"):
         values = [getattr(knob, part) for knob in shown]
         assert len(set(values)) == len(values)
-        # `resume` says nothing of the picture, so no picture keeps it.
-        assert "" not in values or (part == "key" and all_knobs()["resume"].key == "" and values.count("") == 1)
+    keys = [knob.key for knob in shown if knob.key]
+    # `resume` says nothing of the picture, and a text holds no pictures.
+    assert len(set(keys)) == len(keys) and {k.name for k in shown if not k.key} == {"resume", "references"}
 
 
 def test_every_setting_lies_in_a_group_and_knows_what_it_is():
     for name, knob in all_knobs().items():
         assert knob.name == name and knob.webui_only is (name not in knobs())
         assert knob.group in GROUPS or name in ("enabled", *RETIRED)
-        assert knob.kind in (bool, int, float, str)
+        assert knob.kind in (bool, int, float, str) or (knob.kind, knob.widget) == (tuple, "pictures")
 
 
 def test_help_is_short_and_begins_with_a_verb():

@@ -2,6 +2,7 @@
 
 import argparse
 import itertools
+import json
 import re
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from benchmarks import (
     gpu_host,
     host_time,
     oracle_guidance,
+    references,
     repair,
     runs,
     seams,
@@ -63,6 +65,12 @@ def test_benchmarks_keep_to_public_names(path):
     text = path.read_text(encoding="utf-8")
     assert not re.search(r"sys\.path|mock|\b(?:model|run|job|dino|super\(\))\._[a-z]", text)
     assert not re.search(r"from lib_dino.* import .*\b_[a-z]", text)
+
+
+def test_references(photos, tmp_path, capsys):
+    rows = tmp_path / "rows.json"
+    assert references.main([*photos, "--side", "64", "--factor", "2", "--views", "1", "--rows", str(rows)]) == 0
+    assert "| 5 degrees, 1x, DINO |" in capsys.readouterr().out and len(json.loads(rows.read_text())) == 2
 
 
 def test_bound(photos, capsys):

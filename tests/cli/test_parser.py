@@ -31,7 +31,11 @@ def calls(monkeypatch):
     made = Calls()
 
     def enlarge(source, settings, *, model=None, measure=False, progress=None, keeping=None, stop=bool, **more):
-        made.append(types.SimpleNamespace(settings=settings, model=model, measure=measure, keeping=keeping))
+        made.append(
+            types.SimpleNamespace(
+                settings=settings, model=model, measure=measure, keeping=keeping, references=more.get("references")
+            )
+        )
         if made.stops:
             signal.raise_signal(signal.SIGINT)
         settings = settings.replace(seed=77) if settings.seed < 0 else settings
@@ -548,3 +552,30 @@ def test_a_strength_that_cannot_act_says_so(calls, photo, tmp_path, capsys):
     ]):  # fmt: skip
         assert run("upscale", photo, "-o", tmp_path / f"{number}.png", *flags) == 0
         assert (note in capsys.readouterr().err) is said, flags
+
+
+def test_references_are_handed_over_in_their_order_and_must_be_pictures(calls, photo, tmp_path, capsys):
+    first, second = sample(tmp_path / "a.png"), sample(tmp_path / "b.png")
+    assert run("upscale", photo, "-o", tmp_path / "l.png", "--reference", first, "--reference", second) == 0
+    assert calls[0].references == [str(first), str(second)]
+    (tmp_path / "no.png").write_text("no picture")
+    assert run("upscale", photo, "-o", tmp_path / "m.png", "--reference", tmp_path / "no.png") == 3
+    assert "no.png should be a picture" in capsys.readouterr().err and not (tmp_path / "m.png").exists()
+    assert run("upscale", photo, "-o", tmp_path / "m.png", "--reference", tmp_path / "gone.png") == 3
+    assert "does not exist" in capsys.readouterr().err
+
+
+def test_a_result_with_references_is_never_taken_for_finished(calls, photo, tmp_path, capsys):
+    reference = sample(tmp_path / "a.png")
+    assert run("upscale", photo, "-o", tmp_path / "out", "--reference", reference) == 0
+    assert run("upscale", photo, "-o", tmp_path / "out", "--reference", reference) == 3
+    assert "exists" in capsys.readouterr().err
+    assert run("upscale", photo, "-o", tmp_path / "out", "--reference", reference, "--force") == 0
+
+
+def test_references_without_strength_are_said_to_do_nothing(calls, photo, tmp_path, capsys):
+    flags = ("--reference", sample(tmp_path / "a.png"), "--dino-strength", "0")
+    assert run("upscale", photo, "-o", tmp_path / "l.png", *flags) == 0
+    assert "--reference does nothing" in capsys.readouterr().err
+    assert run("upscale", photo, "-o", tmp_path / "m.png", *flags, "--quiet") == 0
+    assert "--reference" not in capsys.readouterr().err

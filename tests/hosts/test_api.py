@@ -4,6 +4,7 @@ import base64
 import io
 import re
 import time
+from pathlib import Path
 
 import pytest
 from client import SMALL, TITLE, encoded, picture
@@ -204,6 +205,35 @@ def test_off_leaves_a_generation_alone(host):
     assert host.img2img(alwayson_scripts={TITLE: {"args": [{"enabled": False}]}}).pixels == before
 
 
+@pytest.fixture(scope="module")
+def photo():
+    """A photograph of 224 px."""
+    with Image.open(Path(__file__).parents[2] / "examples" / "astronaut.png") as image:
+        return image.convert("RGB").crop((150, 60, 374, 284))
+
+
+def test_references_lend_by_strength_and_the_text_says_so(host, photo):
+    source, small = photo.resize((56, 56), Image.Resampling.BICUBIC), {"tile_size": 256, "scale_factor": 4}
+    alone = host.dropdown(small, source=source)
+    arms = {}
+    for strength in (0, 0.5, 1):
+        lent = {"references": [encoded(photo.rotate(4, Image.Resampling.BICUBIC))], "dino_strength": strength}
+        arms[strength] = host.dropdown({**small, **lent}, source=source)
+    assert "DINO references" not in alone.saved and "DINO references" not in arms[0].saved
+    off = host.dropdown({**small, "dino_strength": 0}, source=source)
+    assert arms[0].pixels == off.pixels
+    assert len({answer.pixels for answer in arms.values()}) == 3
+    assert arms[1].saved["DINO references"] == "1" and float(arms[1].saved["DINO references lend"]) > 0.1
+
+
+def test_a_reference_of_something_else_changes_nothing(host):
+    small = {**SMALL, "consistency": 1.0}
+    other = encoded(Image.effect_noise((200, 200), 90).convert("RGB"))
+    found = host.dropdown({**small, "references": ["data:image/png;base64," + other]})
+    assert found.pixels == host.dropdown(small).pixels
+    assert float(found.saved["DINO references lend"]) == 0
+
+
 BAD = [
     ("denoise", 1.5), ("denoise", "0.2"), ("denoise", True), ("scale_factor", 9), ("scale_factor", 0.5),
     ("scale_factor", 1e308), ("steps", -1), ("steps", 2.5), ("steps", 10**40), ("width", -5), ("width", 10),
@@ -212,7 +242,7 @@ BAD = [
     ("dino_model", "no-such-model"), ("dino_model", {"a": 1}), ("consistency", -0.1), ("preset", "wild"),
     ("preset", 3), ("upscaler", "No such upscaler"), ("sampler_name", "Nonsense"), ("scheduler", "Nonsense"),
     ("seed", -2), ("seed", 2**40), ("seed", "7"), ("megapixels", 5), ("enabled", "on"), ("stepz", 3),
-    ("\u00fc\u4e2d", 1),
+    ("\u00fc\u4e2d", 1), ("references", "/etc/passwd"), ("references", [encoded(picture(8, 8))] * 9), ("references", 3),
 ]  # fmt: skip
 
 

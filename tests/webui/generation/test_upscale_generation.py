@@ -1,6 +1,7 @@
 """The extension in a small stand-in for a WebUI, in both kinds that there are."""
 
 import contextlib
+import io
 import json
 import sys
 import types
@@ -748,3 +749,46 @@ def test_what_models_for_editing_look_at_is_put_back(host, source, monkeypatch, 
     with pytest.raises(RuntimeError) if fault else contextlib.nullcontext():
         dropdown(host, source, {"dino_enabled": False})
     assert arguments.ref_latents == ["its own"] and host.shared.sd_model.ini_latent is own
+
+
+def with_detail(source, generator):
+    """A sharp picture of four times the size that looks like `source`."""
+    large = np.array(source.resize((source.width * 4, source.height * 4), Image.Resampling.BICUBIC)).astype(float)
+    noise = torch.randn(*large.shape[:2], 1, generator=generator).numpy()
+    stream = io.BytesIO()
+    Image.fromarray((large + 20 * noise).clip(0, 255).astype("uint8")).save(stream, "PNG")
+    return stream.getvalue()
+
+
+@pytest.fixture
+def busy(generator):
+    """A source with enough to match."""
+    small = torch.rand(1, 3, 20, 24, generator=generator)
+    large = torch.nn.functional.interpolate(small, size=(40, 48), mode="bicubic")[0].clamp(0, 1)
+    return Image.fromarray((large * 255).byte().permute(1, 2, 0).numpy())
+
+
+def test_references_lend_by_strength_and_the_text_says_so(host, busy, generator, monkeypatch):
+    from lib_dino.networks.dinov2 import load_dinov2
+
+    monkeypatch.setattr(weights, "load", lambda name: load_dinov2())
+    reference, base = with_detail(busy, generator), {"scale_factor": 4, "tile_size": 192, "overlap": 32}
+    arms = {s: dropdown(host, busy, {**base, "references": [reference], "dino_strength": s})[0] for s in (0, 0.5, 1)}
+    alone, _ = dropdown(host, busy, {**base, "dino_strength": 1})
+    assert pixels(arms[0]) == pixels(alone)
+    assert len({pixels(made)[0] for made in arms.values()}) == 3
+    saved = arms[1].images[0].info["parameters"]
+    assert saved["DINO references"] == ["1"] and float(saved["DINO references lend"][0]) > 0.2
+    assert not any("DINO references" in made.images[0].info["parameters"] for made in (alone, arms[0]))
+
+
+@pytest.mark.parametrize("way", ["dropdown", "panel"])
+def test_a_reference_that_is_no_picture_stops_before_anything_runs(host, source, way, monkeypatch):
+    settings = {**SMALL, "references": [b"no picture"]}
+    with pytest.raises(SettingsError, match="reference 1 should be a picture") as caught:
+        if way == "dropdown":
+            dropdown(host, source, settings)
+        else:
+            p = generation(host, scripts=[AlwaysOn()], args=[settings], init_images=[source], denoising_strength=0.5)
+            host.process_images(p)
+    assert caught.value.field == "references"

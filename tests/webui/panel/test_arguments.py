@@ -1,3 +1,4 @@
+import base64
 import math
 import types
 
@@ -36,7 +37,7 @@ def test_labels_and_keys_are_given_once():
     labels = [knob.label for knob in all_knobs().values()]
     assert len(set(labels)) == len(labels) == len(FIELDS)
     keys = [knob.key for knob in all_knobs().values() if knob.key]
-    assert len(set(keys)) == len(keys) == len(FIELDS) - 2  # the switch, and what says nothing of the picture
+    assert len(set(keys)) == len(keys) == len(FIELDS) - 3  # the switch, what says nothing of the picture, and pictures
 
 
 def test_names_that_leave_a_setting_open_are_the_ones_that_the_files_of_models_know():
@@ -200,7 +201,7 @@ def test_every_setting_with_a_control_is_an_axis_of_the_plot_but_free_text(monke
     for _ in range(2):
         xyz_plot.add_axes()
     axes = {option.label.removeprefix("[DINO Upscale] "): option for option in plot.axis_options}
-    wanted = [knob.label for knob in all_knobs().values() if knob.widget not in ("hidden", "text")]
+    wanted = [knob.label for knob in all_knobs().values() if knob.widget not in ("hidden", "text", "pictures")]
     assert list(axes) == wanted and len(plot.axis_options) == len(wanted)
     # Names of 0.1, which saved grids carry.
     assert [axes[name].type for name in ("DINO strength", "Denoise", "Tile size", "Preset")] == [float, float, int, str]
@@ -210,3 +211,36 @@ def test_every_setting_with_a_control_is_an_axis_of_the_plot_but_free_text(monke
         axes[label].apply(generation, value, [])
     job = read({}, **getattr(generation, OVERRIDES))
     assert (job.settings.dino_enabled, job.settings.max_drift) == (False, 0.2)
+
+
+PNG = b"\x89PNG of no matter"
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        (None, ()), ("", ()), ([], ()), ([None, ""], ()), ([PNG], (PNG,)), (PNG, (PNG,)),
+        (base64.b64encode(PNG).decode(), (PNG,)),
+        (["data:image/png;base64," + base64.b64encode(PNG).decode(), PNG], (PNG, PNG)),
+    ],
+)  # fmt: skip
+def test_references_are_bytes_from_the_panel_and_base64_from_the_api(given, found):
+    assert read({"references": given}).references == found
+
+
+@pytest.mark.parametrize("given", ["/etc/passwd", "C:\\a.png", "../a.png", 3, [3], {"a": 1}, [["a"]], "abc"])
+def test_a_name_of_a_file_is_no_reference(given):
+    with pytest.raises(SettingsError, match="references") as caught:
+        read({"references": given})
+    assert caught.value.field == "references" and "base64" in str(caught.value)
+
+
+def test_nine_references_are_refused():
+    with pytest.raises(SettingsError, match="at most 8 pictures: got 9 pictures"):
+        read({"references": [PNG] * 9})
+
+
+def test_references_are_not_saved_and_stay_when_a_text_is_pasted():
+    job = read({"references": [PNG]})
+    assert not any("reference" in key.lower() for key in job.to_infotext())
+    assert pasted("references", job.to_infotext()) is None
