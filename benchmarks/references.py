@@ -34,6 +34,7 @@ from lib_dino.measure.features import feature_grid
 from lib_dino.measure.quality import psnr
 from lib_dino.networks.dinov2 import Dinov2, load_dinov2
 from lib_dino.pictures.picture import read_picture
+from lib_dino.pictures.pixels import to_image
 from lib_dino.references.lending import borrow
 from lib_dino.references.matching import Features
 from lib_dino.run.outcome import run_picture
@@ -162,6 +163,16 @@ class Bench:
         return {"covered": covered, "PSNR": psnr(image, truth), **distances}
 
 
+def sheet_row(bench: Bench, truth: Tensor, photo: Tensor, features: Features) -> Tensor:
+    """The source plainly enlarged, the result without and with a reference, the original; beside one another."""
+    factor = round(bench.settings.scale_factor)
+    source = resize(truth, (truth.shape[-2] // factor, truth.shape[-1] // factor)).clamp(0, 1)
+    reference = second_view(photo, truth.shape[-1], View(20, 1.4))
+    made = [enlarged(source, bench.settings, bench.model, bench.dino, r, features)[0] for r in (None, reference)]
+    plain = resize(source, (truth.shape[-2], truth.shape[-1])).clamp(0, 1)
+    return F.pad(torch.cat([F.pad(x, (0, 4), value=1.0) for x in (plain, *made, truth)], -1), (0, 0, 0, 4), value=1.0)
+
+
 def table(rows: Sequence[dict[str, dict[str, float]]], names: Sequence[str]) -> list[str]:
     """Lines of the table: mean difference of each figure from no reference, and its interval."""
     lines = ["| | covered | " + " | ".join(names) + " |", "| --- " * (len(names) + 2) + "|"]
@@ -191,6 +202,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--denoise", type=float, default=0.2)
     parser.add_argument("--views", type=int, default=len(VIEWS), help="only the first so many")
     parser.add_argument("--strengths", type=float, nargs="*", default=[0.5], help="beside 1, for the first view")
+    parser.add_argument("--sheet", type=Path, help="picture to write instead: each photograph side by side")
     parser.add_argument("--rows", type=Path, help="file for the figures of each photograph, JSON")
     options = parser.parse_args(argv)
     dino = load_dinov2()
@@ -201,6 +213,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     }  # fmt: skip
     figures = ["PSNR", *bench.judges]
     photos = [read_picture(photo).pixels for photo in options.photos]
+    if options.sheet:
+        rows_of = [sheet_row(bench, middle(name, options.side), photo, matchers["DINO"])
+                   for name, photo in zip(options.photos, photos, strict=True)]
+        to_image(torch.cat(rows_of, -2)[0]).save(options.sheet)
+        return 0
     rows: list[dict[str, dict[str, float]]] = []
     for number, (name, photo) in enumerate(zip(options.photos, photos, strict=True)):
         truth = middle(name, options.side)

@@ -3,9 +3,9 @@
 The flow; each arrow is a plain frozen value::
 
     settings -> plan            sizes and tiles; the same call feeds the panel's line and every size check
-             -> prepare         the cleaned source, its plain enlargement, what measures drift
+             -> prepare         the cleaned source, its plain enlargement, what measures drift, what references lend
              -> sample tiles    for each batch: model.render(batch, corrector), retried where it drifts, blended
-             -> finish          texture, source consistency, mask, drift limit
+             -> finish          texture, loans of references, source consistency, mask, drift limit
              -> report          drift measured, figures, maps
 
 Rooms, each importing from those above it alone::
@@ -18,6 +18,7 @@ Rooms, each importing from those above it alone::
     networks/   a weights file to a frozen module
     measure/    how far two pictures are apart
     adapter/    cross-attention conditioning on DINO tokens
+    references/ sharp pictures of the same thing: matched, aligned, lending their detail
     report/     figures and pictures of a finished run
     sampling/   img2img of a batch of tiles, corrected at each model call
     run/        one picture through its tiles
@@ -27,8 +28,9 @@ Rooms, each importing from those above it alone::
     webui/      AUTOMATIC1111, Forge and their kin
 
 I want to change ... -> open: how tiles overlap -> `tiling/plan`; what happens at a model call -> `sampling/correction`;
-when a tile is retried -> `run/retry`; what counts as a fault -> `run/faults`; the noise schedule -> `sampling/sampler`;
-a slider -> `settings`; what a WebUI calls -> `webui/generation/entry`. `docs/architecture.md` has the whole table.
+when a tile is retried -> `run/retry`; what counts as a fault -> `run/faults`; how references match ->
+`references/matching`; the noise schedule -> `sampling/sampler`; a slider -> `settings`; what a WebUI calls ->
+`webui/generation/entry`. `docs/architecture.md` has the whole table.
 
 Conventions, pinned by `tests/test_conventions.py`:
 
