@@ -1,10 +1,13 @@
 """What a user sees in a WebUI's page: the same for every host, in headless Chromium."""
 
+import re
 import time
+from pathlib import Path
 
 import pytest
 from browser import browser, programs
 from client import TITLE, picture
+from PIL import Image
 
 BOX = "const r = document.querySelector(arguments[0])?.getBoundingClientRect();"
 RECT = BOX + "return r && r.width ? [r.left, r.top, r.width, r.height] : null"
@@ -200,3 +203,23 @@ def test_the_text_of_the_result_pasted_back_restores_script_and_controls(made):
     made.run("document.querySelector('#img2img_send_to_img2img').click()")
     made.wait("return dinoUpscale.source()?.width === 320")
     made.wait(LINE + ".includes('320 x 240 becomes 640 x 480')")
+
+
+def test_pictures_dropped_under_references_lend_their_detail(made, tmp_path):
+    with Image.open(Path(__file__).parents[2] / "examples" / "astronaut.png") as image:
+        photo = image.convert("RGB").crop((150, 60, 374, 284))
+    photo.resize((64, 64), Image.Resampling.BICUBIC).save(tmp_path / "small.png")
+    photo.rotate(5, Image.Resampling.BICUBIC).save(tmp_path / "sharp.png")
+    made.type("#img2img_image input[type=file]", str(tmp_path / "small.png"))
+    made.wait("return dinoUpscale.source()?.width === 64")
+    made.run("document.querySelector('#dino_upscale_group_references .label-wrap')?.click()")
+    made.wait("return !!document.querySelector('#dino_upscale_references input[type=file]')")
+    made.type("#dino_upscale_references input[type=file]", str(tmp_path / "sharp.png"))
+    made.wait("return document.querySelector('#dino_upscale_references').innerText.includes('sharp')")
+    for name, number in (("scale_factor", 4), ("tile_size", 256), ("steps", 4), ("dino_strength", 1)):
+        fill(made, name, number)
+    time.sleep(1)
+    made.run("document.querySelector('#img2img_generate').click()")
+    told = "return document.querySelector('#generation_info_img2img textarea').value"
+    made.wait(f"{told}.includes('DINO references: 1')", seconds=300)
+    assert float(re.search(r"DINO references lend: ([\d.]+)", made.run(told)).group(1)) > 0.2
