@@ -23,9 +23,9 @@ from lib_dino.measure.features import grid_size
 from lib_dino.networks.texture_net import embedded_texture, expected
 from lib_dino.run.prepare import make_reference
 from lib_dino.sampling.consistency import Autoencoder, AutoencoderConsistency
+from lib_dino.sampling.latent_codec import EXACT_SIGMAS
 from lib_dino.sampling.sampler import schedule
 from lib_dino.tiling.resample import tile_operators
-from lib_dino.webui.model.vae import EXACT_SIGMAS
 
 SCALE = 2
 TOKENS = 77

@@ -28,10 +28,10 @@ from lib_dino.sampling.consistency import (
     pixel_consistency,
     tile_pull,
 )
+from lib_dino.sampling.latent_codec import EXACT_SIGMAS
 from lib_dino.sampling.pixel_model import NOISE_SCALE
 from lib_dino.sampling.sampler import SIGMA_DATA, sample, schedule
 from lib_dino.tiling.resample import resize, tile_operators
-from lib_dino.webui.model.vae import EXACT_SIGMAS
 
 from .runs import middle
 

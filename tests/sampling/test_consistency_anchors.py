@@ -13,9 +13,10 @@ import torch.nn.functional as F
 
 from lib_dino.measure.quality import detail_energy, psnr
 from lib_dino.sampling.consistency import COLOR_THRESHOLD, Autoencoder, AutoencoderConsistency, color_step
+from lib_dino.sampling.latent_codec import LatentCodec
 from lib_dino.tiling.resample import resize, tile_operators
 from lib_dino.webui.model.family import ASSUMED
-from lib_dino.webui.model.latent_rgb import LatentCodec, color_map
+from lib_dino.webui.model.latent_rgb import color_map
 
 SIDE, CELL, CHANNELS = 128, 8, 16
 

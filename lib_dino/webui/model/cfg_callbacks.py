@@ -17,9 +17,9 @@ from torch import Tensor
 
 from ...errors import DinoError
 from ...sampling.correction import Codec, Corrector
+from ...sampling.latent_codec import noise_to_signal
 from .adapter_patch import Conditioner
 from .family import Model
-from .latent_rgb import noise_to_signal
 
 log = logging.getLogger("dino_upscale")
 

@@ -1,6 +1,6 @@
 """Consistency inside the loop through an autoencoder of the host: the tiny one, or where asked for its own.
 
-Both cost too much for every model call, and few calls do nearly as much as all; see `EXACT_SIGMAS`.
+Both cost too much for every model call; see `sampling.latent_codec`.
 """
 
 from __future__ import annotations
@@ -16,42 +16,16 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from ...sampling.consistency import Autoencoder, AutoencoderConsistency, Consistency, Pull
+from ...sampling.consistency import Autoencoder
 from .. import memory
 from ..interrupt import stop_asked
 from .family import Model
-from .latent_rgb import ColorMap, LatentCodec
 from .noise import repeatable
 
 log = logging.getLogger("dino_upscale")
 
-EXACT_SIGMAS: Final = (1.0, 0.6, 0.4)
-"""Noise-to-signal ratios at which a tile is held to its source pixel by pixel."""
-
 _TINY: Final = {"sd1": "taesd", "sdxl": "taesdxl", "sd3": "taesd3", "flux": "taef1"}
 """Names of tiny autoencoders, where the host does not say."""
-
-
-class AutoencoderCodec(LatentCodec):
-    """As `LatentCodec`, and exact at a few calls by an autoencoder.
-
-    Gradients still take the linear map: through the autoencoder they would need gigabytes.
-
-    Args:
-        autoencoder: between pictures in [0, 1] and the model's latents.
-        colors, factor, source: as for `LatentCodec`.
-    """
-
-    def __init__(
-        self, autoencoder: Autoencoder, colors: ColorMap, factor: int, source: Tensor | None = None
-    ) -> None:
-        super().__init__(colors, factor, source)
-        self._autoencoder = autoencoder
-
-    def consistency(self, number: int, pull: Pull, strength: float) -> Consistency:
-        """Hold a tile exactly at `EXACT_SIGMAS`, and by coarse colours."""
-        colors = self._colors(number, strength)
-        return AutoencoderConsistency(self._autoencoder, EXACT_SIGMAS, pull, strength, colors)
 
 
 def tiny_autoencoder(model: Model) -> tuple[Autoencoder | None, str]:

@@ -12,12 +12,13 @@ from torch import Tensor
 from ...adapter.injection import Adapter
 from ...networks.dinov2 import Dinov2
 from ...sampling.correction import Codec
+from ...sampling.latent_codec import AutoencoderCodec, LatentCodec
 from ...settings import Settings
 from .. import memory
 from ..model import adapter_patch, model_files
 from ..model.family import Model, model_facts
-from ..model.latent_rgb import LatentCodec, color_map
-from ..model.vae import AutoencoderCodec, HostVae, tiny_autoencoder
+from ..model.latent_rgb import color_map
+from ..model.vae import HostVae, tiny_autoencoder
 
 _UNKNOWN: Final = (
     "No colours are known for the latents of {} ({} channels): DINO guidance compares them by an arbitrary map, and "

@@ -10,11 +10,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lib_dino.measure.drift import DriftMeter
 from lib_dino.sampling.consistency import Autoencoder
 from lib_dino.sampling.correction import BatchCorrector, TileCorrections
+from lib_dino.sampling.latent_codec import AutoencoderCodec, LatentCodec
 from lib_dino.tiling.resample import tile_operators
 from lib_dino.webui.model.cfg_callbacks import Batch, Hooks
 from lib_dino.webui.model.family import Model
-from lib_dino.webui.model.latent_rgb import LatentCodec, color_map
-from lib_dino.webui.model.vae import AutoencoderCodec
+from lib_dino.webui.model.latent_rgb import color_map
 
 FAMILIES = [
     (Model("sd1", 4, 512, 8, False), (2, 4, 8, 10)),

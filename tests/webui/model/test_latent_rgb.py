@@ -6,12 +6,12 @@ import torch
 from torch.testing import assert_close
 
 from lib_dino.sampling.consistency import Autoencoder
+from lib_dino.sampling.latent_codec import AutoencoderCodec, LatentCodec, noise_to_signal
 from lib_dino.tiling.plan import Tile
 from lib_dino.webui.model.cfg_callbacks import clean_from_noise, noise_from_clean
 from lib_dino.webui.model.family import Model
-from lib_dino.webui.model.latent_rgb import LatentCodec, color_map, noise_to_signal
+from lib_dino.webui.model.latent_rgb import color_map
 from lib_dino.webui.model.noise import TileNoise, later_noise
-from lib_dino.webui.model.vae import AutoencoderCodec
 
 SD1 = color_map(Model("sd1", 4, 512, 8, False))
 
