@@ -36,7 +36,7 @@ lint: $(VENV)/.test
 # Known holes in what is installed. Needs the network: where the list of holes cannot be reached it says so, and fails.
 audit: $(VENV)/.test
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet pip-audit==2.10.1
-	$(BIN)/python -m pip_audit --requirement requirements.txt --strict --no-deps --disable-pip --progress-spinner off \
+	$(BIN)/python -m pip_audit --requirement requirements-standalone.txt --strict --no-deps --disable-pip --progress-spinner off \
 	  || { echo "The audit failed: a hole is listed above, or the list at pypi.org could not be reached."; exit 1; }
 
 # Faults of every kind in every place, some minutes: what survived, and how much was lost.
@@ -82,11 +82,11 @@ $(BIN)/python:
 	  "Python 3.10 to 3.12 is needed; this is %d.%d. Try: make PYTHON=python3.11 ..." % v)'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.demo: requirements.txt | $(BIN)/python
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements.txt
+$(VENV)/.demo: requirements-standalone.txt | $(BIN)/python
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements-standalone.txt
 	@touch $@
 
-$(VENV)/.test: requirements.txt requirements-dev.txt | $(BIN)/python
+$(VENV)/.test: requirements-standalone.txt requirements-dev.txt | $(BIN)/python
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements-dev.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps timm==1.0.31  # without torchvision
 	@touch $@ $(VENV)/.demo

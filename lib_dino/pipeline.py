@@ -21,6 +21,8 @@ from .adapter.diffusers_unet import check_fits, shapes
 from .adapter.injection import Adapter, ImageTokens
 from .adapter.load import load_adapter
 from .errors import AdapterError, Interrupted, SettingsError
+from .measure.calibration import load_calibration
+from .measure.drift import DriftMeter
 from .networks.dinov2 import Dinov2, load_dinov2
 from .networks.dinov2_weights import check_source
 from .pictures.infotext import infotext
@@ -106,6 +108,7 @@ def upscale(
     progress: Callable[[Progress], None] | None = None,
     keeping: Keeping | None = None,
     stop: Callable[[], bool] | None = None,
+    mask: Tensor | None = None,
 ) -> Result:
     """Enlarge a picture by tiled img2img, kept to its source by consistency and DINO guidance.
 
@@ -121,6 +124,7 @@ def upscale(
         keeping: keeps finished tiles on disk, and says whether those of the same job are taken; None keeps none. They
             stay until `forget` is called, once the result is saved.
         stop: asked between model calls; once it says True the rest of the picture stays the enlarged source.
+        mask: where the picture may change, (1, 1, H, W) in [0, 1] over the source or the result; None is everywhere.
 
     Raises:
         SettingsError: the target size does not fit the source, the job is too large, or the references too many.
@@ -129,14 +133,14 @@ def upscale(
     settings = settings or Settings()
     return _upscale(
         _open(source), _seeded(settings), _model(model), dino, references=open_references(references), measure=measure,
-        progress=progress, keeping=keeping, stop=stop, drawn=settings.seed < 0,
+        progress=progress, keeping=keeping, stop=stop, drawn=settings.seed < 0, mask=mask,
     )  # fmt: skip
 
 
 def _upscale(
     picture: Picture, settings: Settings, model: TileModel, dino: Dinov2 | None, *, references: Sequence[Tensor],
     measure: bool, progress: Callable[[Progress], None] | None, keeping: Keeping | None,
-    stop: Callable[[], bool] | None, drawn: bool,
+    stop: Callable[[], bool] | None, drawn: bool, mask: Tensor | None = None,
 ) -> Result:  # fmt: skip
     plan = plan_job(settings, picture.size, model)
     if dino is None and needs_features(
@@ -147,14 +151,15 @@ def _upscale(
         check_source(settings.dino_model or None)  # a misspelt name is an error whether it is needed or not
     tokens = _image_tokens(settings, model, dino) if settings.conditions else None
     started = time.perf_counter()
-    job_name = "" if keeping is None else job_fingerprint(picture, settings, model, dino, tokens, references)
+    job_name = "" if keeping is None else job_fingerprint(picture, settings, model, dino, tokens, references, mask)
     keeping = keeping if job_name else None
     if keeping is not None and (found := kept_batches(keeping, job_name, -1 if drawn else settings.seed)):
         keeping.on_found(found)
     if drawn and (seed := kept_seed(keeping, job_name)) is not None:
         settings = settings.replace(seed=seed)
     with torch.no_grad(), job_tiles(keeping, job_name, settings.seed, drawn=drawn) as store:
-        job = prepare(picture.pixels, plan, settings, dino=dino, references=references)
+        share = None if mask is None else resize(mask, plan.target_size).clamp(0, 1)
+        job = prepare(picture.pixels, plan, settings, dino=dino, mask=share, references=references)
         finished = run_picture(
             job, model, conditions=Conditions(tokens), saved=_grey_eight_bit if picture.grey else eight_bit,
             on_progress=_steps_alone(progress), store=store, stop=stop,
@@ -170,7 +175,7 @@ def _upscale(
 
 def job_fingerprint(
     picture: Picture, settings: Settings, model: TileModel, dino: Dinov2 | None, tokens: ImageTokens | None,
-    references: Sequence[Tensor] = (),
+    references: Sequence[Tensor] = (), mask: Tensor | None = None,
 ) -> str:  # fmt: skip
     """Digits that stand for all that decides a job's tiles but its seed; empty for a model that has no fingerprint."""
     own = getattr(model, "fingerprint", None)
@@ -179,7 +184,7 @@ def job_fingerprint(
     features = None if dino is None else features_fingerprint(dino)
     adapter = None if tokens is None else network_digest(tokens.adapter)
     lent = list(references) if settings.borrows else []
-    return digest(package_digest(), picture.pixels, settings.replace(seed=-1), own, features, adapter, lent)
+    return digest(package_digest(), picture.pixels, settings.replace(seed=-1), own, features, adapter, lent, mask)
 
 
 def compare(
@@ -224,6 +229,40 @@ def compare(
             drawn=drawn,
         )  # fmt: skip
     return results
+
+
+@dataclass(frozen=True)
+class _NoModel:
+    """Facts for a plan of which no tile is sampled."""
+
+    name: str = "none"
+    tile_px: int = 512
+    multiple_px: int = 1
+    factor: int = 1
+    fits_any_tile: bool = True
+
+
+@torch.no_grad()
+def measure(source: Source, result: Source, *, dino: Dinov2 | None = None) -> Result:
+    """Measure how far a picture that was made from `source`, by whatever means, has left it.
+
+    Raises:
+        SettingsError: the result is smaller than the source, or more than 8 times larger.
+        ImageError, ModelError: a picture or the feature network cannot be read.
+    """
+    given, made = _open(source), _open(result)
+    height, width = made.size
+    settings = Settings(height=height, width=width, denoise=0.0, seed=0, **_AS_IT_COMES)
+    model = _NoModel()
+    job = prepare(given.pixels, plan_job(settings, given.size, model), settings, dino=dino or _features(None))
+    outcome = report_on(job, model, Finished(made.pixels, SampledTiles()), measures=True, seconds=0.0)
+    return _result(given, made.pixels, outcome, settings)
+
+
+def drift_meter(source: Tensor, *, dino: Dinov2 | None = None) -> DriftMeter:
+    """What measures results against a source, (1, 3, H, W) in [0, 1]; None loads the network that ships."""
+    dino = dino or _features(None)
+    return DriftMeter(dino, source, calibration=load_calibration(dino))
 
 
 def _arm_fingerprint(

@@ -23,7 +23,7 @@ FLOORS = [
     {"run"},
     {"resume"},
     {"pipeline"},
-    {"cli", "webui.interrupt", "webui.memory"},
+    {"cli", "comfyui", "webui.interrupt", "webui.memory"},
     {"webui.model"},
     {"webui.panel", "webui.tiles"},
     {"webui.generation"},

@@ -139,7 +139,7 @@ def sample_picture() -> Image.Image:
 
 NEEDED: Final = ("torch", "numpy", "pillow", "safetensors", "diffusers", "tqdm")
 ONE_OF: Final = ("transformers", "timm")
-_INSTALL: Final = "Run \"make demo\" once, or \"pip install -r requirements.txt\" in this environment."
+_INSTALL: Final = "Run \"make demo\" once, or \"pip install -r requirements-standalone.txt\" in this environment."
 _SMALL: Final = Settings(denoise=0.5, steps=4, seed=7, consistency=0.0, dino_enabled=False)
 
 

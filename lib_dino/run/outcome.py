@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from torch import Tensor
 
@@ -74,7 +75,15 @@ def wanted_tiles(job: Prepared, model: TileModel) -> tuple[list[Tile], list[Tile
     return wanted, skipped
 
 
-def report_on(job: Prepared, model: TileModel, finished: Finished, *, measures: bool, seconds: float) -> Outcome:
+class Named(Protocol):
+    """What a report says of a model."""
+
+    @property
+    def name(self) -> str:
+        """For the report."""
+
+
+def report_on(job: Prepared, model: Named, finished: Finished, *, measures: bool, seconds: float) -> Outcome:
     """Report on a finished picture.
 
     Args:

@@ -338,7 +338,7 @@ def test_a_missing_package_is_named_with_what_to_do(monkeypatch):
     monkeypatch.setattr(doctor, "NEEDED", ("torch", "no-such-package"))
     found = {f.check: f for f in doctor.examine(doctor.CHECKS, doctor.Here())}
     assert found["packages"].status == doctor.FAILED and "no-such-package" in found["packages"].detail
-    assert "requirements.txt" in found["packages"].advice
+    assert "requirements-standalone.txt" in found["packages"].advice
     assert found["small upscale"].status == doctor.SKIPPED
 
 

@@ -1,0 +1,41 @@
+"""Pictures between ComfyUI's form, (B, H, W, C), and the core's."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..pictures.picture import Picture
+
+
+def pictures(images: Tensor) -> list[Picture]:
+    """The pictures of a batch, (B, H, W, C) in [0, 1]; a fourth channel is alpha."""
+    # Copied outside of inference mode, in which ComfyUI makes them.
+    with torch.inference_mode(False):
+        planes = images.detach().cpu().float().clone().movedim(-1, 1)
+    found = []
+    for one in torch.split(planes, 1):
+        alpha = one[:, 3:4] if one.shape[1] == 4 else None
+        found.append(Picture(one[:, :3].clamp(0, 1).contiguous(), alpha))
+    return found
+
+
+def batch(made: list[Picture]) -> Tensor:
+    """Pictures of one size as a batch, (B, H, W, 3) in [0, 1]."""
+    return torch.cat([picture.pixels for picture in made]).movedim(1, -1).contiguous()
+
+
+def mask_of(mask: Tensor | None, number: int) -> Tensor | None:
+    """Picture `number`'s part of a mask, (B, H, W) or (H, W), as (1, 1, H, W); the last one serves the rest."""
+    if mask is None:
+        return None
+    with torch.inference_mode(False):
+        every = mask.detach().cpu().float().clone().reshape(-1, 1, *mask.shape[-2:])
+    return every[min(number, len(every) - 1)][None]
+
+
+def as_batch(image: Image.Image) -> Tensor:
+    """A PIL picture as a batch of one."""
+    return torch.from_numpy(np.array(image.convert("RGB"))).float()[None] / 255
