@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from PIL import Image
@@ -36,6 +38,10 @@ def mask_of(mask: Tensor | None, number: int) -> Tensor | None:
     return every[min(number, len(every) - 1)][None]
 
 
-def as_batch(image: Image.Image) -> Tensor:
-    """A PIL picture as a batch of one."""
-    return torch.from_numpy(np.array(image.convert("RGB"))).float()[None] / 255
+def as_batch(drawn: Sequence[Image.Image]) -> Tensor:
+    """PIL pictures as one batch, (B, H, W, 3) in [0, 1]; smaller ones are black to the right and below."""
+    size = max(image.width for image in drawn), max(image.height for image in drawn)
+    canvases = [Image.new("RGB", size) for _ in drawn]
+    for canvas, image in zip(canvases, drawn, strict=True):
+        canvas.paste(image, (0, 0))
+    return torch.stack([torch.from_numpy(np.array(canvas)).float() / 255 for canvas in canvases])

@@ -122,8 +122,10 @@ def corrected(model: Any, corrector: Corrector, codec: Codec, latents: Latents) 
 
     def act(args: dict[str, Any]) -> Tensor:
         clean, ratio = args["denoised"], latents.noise_to_signal(args["sigma"])
-        flat = clean.squeeze(2) if clean.ndim == 5 else clean
-        changed = corrector(flat, ratio, codec)
+        # ComfyUI samples in inference mode, and of its tensors nobody can take gradients.
+        with torch.inference_mode(False), torch.no_grad():
+            flat = (clean.squeeze(2) if clean.ndim == 5 else clean).clone()
+            changed = corrector(flat, ratio, codec)
         return clean if changed is flat else changed.reshape(clean.shape)
 
     copy.set_model_sampler_post_cfg_function(act)
@@ -162,9 +164,11 @@ class Latents:
 
     def codec(self, latents: Tensor | None) -> Codec:
         """For a batch whose source has these latents, as the autoencoder gives them; None where nobody knows them."""
-        source = None if latents is None else self._model.model.process_latent_in(latents)
-        if source is not None and source.ndim == 5:
-            source = source.squeeze(2)
+        source = None
+        if latents is not None:
+            held = self._model.model.process_latent_in(latents)
+            with torch.inference_mode(False):  # gradients are taken with it
+                source = (held.squeeze(2) if held.ndim == 5 else held).clone()
         if self._tiny is not None and self._colors is not None:
             return AutoencoderCodec(self._tiny, self._colors, self.factor, source)
         if self._colors is not None:

@@ -136,8 +136,8 @@ class DinoDriftReport(io.ComfyNode):  # type: ignore[misc]
         with torch.inference_mode(False), torch.no_grad():
             sources, results = images.pictures(source), images.pictures(result)
             found = [pipeline.measure(sources[min(i, len(sources) - 1)], made) for i, made in enumerate(results)]
-            maps = [images.as_batch(heatmap(f.picture, next(iter(f.heats), None), f.report)) for f in found]
-        return io.NodeOutput(json.dumps([f.report.to_dict() for f in found], indent=2), torch.cat(maps))
+            maps = images.as_batch([heatmap(f.picture, next(iter(f.heats), None), f.report) for f in found])
+        return io.NodeOutput(json.dumps([f.report.to_dict() for f in found], indent=2), maps)
 
 
 class DinoExtension(ComfyExtension):  # type: ignore[misc]

@@ -118,7 +118,7 @@ def test_the_line_follows_the_tabs_own_steps(ready):
         for (const kind of ['input', 'change', 'blur']) field.dispatchEvent(new Event(kind, {bubbles: true}));
     """)
     ready.wait(CALLS + " > arguments[0]", before)
-    fill(ready, "steps", 4)
+    fill(ready, "steps", 11)  # below 10 a tile gets the steps of a few-step model
     ready.wait(CALLS + " < arguments[0]", before)
 
 
