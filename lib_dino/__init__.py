@@ -25,6 +25,7 @@ Rooms, each importing from those above it alone::
     resume/     finished tiles on disk, so that a job that was cut short goes on
     pipeline    `upscale()` and `compare()`
     cli/        the command line
+    comfyui/    nodes for ComfyUI
     webui/      AUTOMATIC1111, Forge and their kin
 
 I want to change ... -> open: how tiles overlap -> `tiling/plan`; what happens at a model call -> `sampling/correction`;

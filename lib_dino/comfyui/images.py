@@ -25,8 +25,12 @@ def pictures(images: Tensor) -> list[Picture]:
 
 
 def batch(made: list[Picture]) -> Tensor:
-    """Pictures of one size as a batch, (B, H, W, 3) in [0, 1]."""
-    return torch.cat([picture.pixels for picture in made]).movedim(1, -1).contiguous()
+    """Pictures of one size as a batch, (B, H, W, 3) in [0, 1], in steps of 1/255.
+
+    ComfyUI cuts what it saves down to whole steps; a tenth of one more makes it the nearest.
+    """
+    nearest = (255 * torch.cat([picture.pixels for picture in made])).round()
+    return ((nearest + 0.1) / 255).clamp(max=1).movedim(1, -1).contiguous()
 
 
 def mask_of(mask: Tensor | None, number: int) -> Tensor | None:

@@ -45,6 +45,16 @@ def test_a_picture_comes_out_in_its_exact_size_with_a_report(nodes, image):
     assert found["result_size"] == [68, 85] and found["model"] == "SD15" and found["settings"]["seed"] == 1
 
 
+def test_what_comfyui_cuts_down_to_whole_steps_is_the_nearest_one(nodes):
+    import importlib as loader
+
+    from lib_dino.pictures.picture import Picture
+
+    values = torch.tensor([0.0, 0.4, 0.6, 99.5, 100.49, 254.7, 255.0]) / 255
+    made = loader.import_module("lib_dino.comfyui.images").batch([Picture(values.expand(1, 3, 1, -1).clone())])
+    assert (255 * made[0, 0, :, 0]).clamp(0, 255).to(torch.uint8).tolist() == [0, 0, 1, 100, 100, 255, 255]
+
+
 def test_the_same_call_gives_the_same_bits_and_another_seed_others(nodes, image):
     first, again, other = (upscaled(nodes, image, seed=seed)[0] for seed in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)

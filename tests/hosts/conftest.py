@@ -11,6 +11,7 @@ TINY_OFF = {"dino_upscale_tiny_autoencoder": False}
 
 def pytest_addoption(parser):
     parser.addoption("--host", default=None, help="address of a running WebUI with its API switched on")
+    parser.addoption("--comfyui", default=None, help="address of a running ComfyUI")
     parser.addoption("--family", default="sd1", choices=sorted(FAMILIES), help="which tiny checkpoint it is to use")
 
 
