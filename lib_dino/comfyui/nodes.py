@@ -64,7 +64,9 @@ class DinoUpscale(io.ComfyNode):  # type: ignore[misc]
                 io.Image.Input("references", optional=True, tooltip="Up to 8 sharp pictures of the same thing."),
                 io.Mask.Input("mask", optional=True, tooltip="Where the picture may change."),
             ],
-            outputs=[io.Image.Output("IMAGE"), io.String.Output("REPORT")],
+            outputs=[
+                io.Image.Output("enlarged", display_name="IMAGE"), io.String.Output("report", display_name="REPORT"),
+            ],
         )
 
     @classmethod
@@ -101,7 +103,7 @@ class ApplyDinoGuidance(io.ComfyNode):  # type: ignore[misc]
                 _number("consistency"),
                 _number("dino_strength", tooltip="Sets how strongly features guide where consistency is below 1."),
             ],
-            outputs=[io.Model.Output()],
+            outputs=[io.Model.Output("guided", display_name="MODEL")],
         )
 
     @classmethod
@@ -125,7 +127,9 @@ class DinoDriftReport(io.ComfyNode):  # type: ignore[misc]
             category=CATEGORY,
             description="Measures how far an enlarged picture has left its source; the map shows where.",
             inputs=[io.Image.Input("source"), io.Image.Input("result")],
-            outputs=[io.String.Output("REPORT"), io.Image.Output("MAP")],
+            outputs=[
+                io.String.Output("report", display_name="REPORT"), io.Image.Output("drift_map", display_name="MAP"),
+            ],
         )
 
     @classmethod
