@@ -11,14 +11,19 @@ from comfy_api.latest import ComfyExtension, io
 
 from .. import pipeline
 from ..declarations import Knob
-from ..errors import DinoError
+from ..errors import DinoError, SettingsError
 from ..report.heatmap import heatmap
-from ..settings import PRESETS, Settings, knobs, preset
+from ..settings import MAX_SEED, PRESETS, Settings, knobs
+from ..settings import preset as preset_of
 from . import images, upscale
 from .model import Sampling
 
 CATEGORY: Final = "image/upscaling"
 CUSTOM: Final = "Custom"
+PROMPT: Final = "high quality, detailed, sharp"
+PROMPT_HELP: Final = "Is the prompt of every tile where positive is not connected."
+CFG_HELP: Final = "Sets the guidance scale."
+PRESET_HELP: Final = "Fills in denoise and DINO strength."
 
 
 def _number(name: str, **more: Any) -> Any:
@@ -37,28 +42,31 @@ class DinoUpscale(io.ComfyNode):  # type: ignore[misc]
     def define_schema(cls) -> Any:
         """Inputs and outputs."""
         return io.Schema(
-            node_id="DinoUpscale",
+            node_id="DINOUpscale",
             display_name="DINO Upscale",
             category=CATEGORY,
             description="Enlarges pictures by tiled img2img, held to their source; references lend their detail.",
+            # In the order of the node that this one descends from, so that its saved workflows still load.
             inputs=[
                 io.Image.Input("image"),
-                io.Model.Input("model"),
-                io.Vae.Input("vae"),
-                io.Conditioning.Input("positive"),
-                io.Conditioning.Input("negative"),
                 _number("scale_factor"),
                 _number("denoise"),
-                _number("tile_size", default=512, min=0, step=64),
+                _number("tile_size", default=1024, min=0, step=64),
                 io.Combo.Input("sampler_name", options=comfy.samplers.KSampler.SAMPLERS),
                 io.Combo.Input("scheduler", options=comfy.samplers.KSampler.SCHEDULERS),
                 _number("steps", tooltip="Sets the steps of a tile; all of them are made whatever the denoise."),
-                io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="Sets the guidance scale."),
                 io.Boolean.Input("dino_enabled", default=True, tooltip=knobs()["dino_enabled"].help),
                 _number("dino_strength"),
-                io.Int.Input("seed", default=0, min=0, max=2**32 - 1, control_after_generate=True),
-                _number("consistency"),
-                io.Combo.Input("preset", options=[CUSTOM, *PRESETS], tooltip="Fills in denoise and DINO strength."),
+                io.Int.Input("seed", default=0, min=0, max=2**64 - 1, control_after_generate=True),
+                io.Model.Input("model"),
+                io.Vae.Input("vae"),
+                io.String.Input("prompt", default=PROMPT, multiline=True, optional=True, tooltip=PROMPT_HELP),
+                io.Clip.Input("clip", optional=True, tooltip="Encodes the prompt where positive is not connected."),
+                io.Conditioning.Input("positive", optional=True),
+                io.Conditioning.Input("negative", optional=True),
+                io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, optional=True, tooltip=CFG_HELP),
+                _number("consistency", optional=True),
+                io.Combo.Input("preset", options=[CUSTOM, *PRESETS], optional=True, tooltip=PRESET_HELP),
                 _number("overlap", optional=True),
                 _number("tile_batch_size", optional=True),
                 io.Image.Input("references", optional=True, tooltip="Up to 8 sharp pictures of the same thing."),
@@ -71,18 +79,34 @@ class DinoUpscale(io.ComfyNode):  # type: ignore[misc]
 
     @classmethod
     def execute(
-        cls, image: torch.Tensor, model: Any, vae: Any, positive: Any, negative: Any, sampler_name: str, scheduler: str,
-        cfg: float, references: torch.Tensor | None = None, mask: torch.Tensor | None = None, **values: Any,
+        cls, image: torch.Tensor, model: Any, vae: Any, sampler_name: str, scheduler: str, *, cfg: float = 7.0,
+        positive: Any = None, negative: Any = None, clip: Any = None, prompt: str = PROMPT, preset: str = CUSTOM,
+        references: torch.Tensor | None = None, mask: torch.Tensor | None = None, seed: int = 0, **values: Any,
     ) -> Any:  # fmt: skip
         """Enlarge."""
-        chosen = values.pop("preset", CUSTOM)
-        filled = {} if chosen == CUSTOM else {k: v for k, v in preset(chosen).items() if k != "steps"}
-        settings = Settings.from_mapping({**values, **filled})
-        sampling = Sampling(sampler_name, scheduler, cfg, positive, negative)
+        filled = {} if preset == CUSTOM else {k: v for k, v in preset_of(preset).items() if k != "steps"}
+        settings = Settings.from_mapping({**values, **filled, "seed": seed % (MAX_SEED + 1)})
+        sampling = Sampling(
+            sampler_name, scheduler, cfg, _conditioning(positive, clip, prompt, "positive"),
+            _conditioning(negative, clip, "", "negative"),
+        )  # fmt: skip
         made, report = upscale.upscale(
             model, vae, image, settings, sampling, references=references, mask=mask
         )
         return io.NodeOutput(made, report)
+
+
+def _conditioning(given: Any, clip: Any, text: str, name: str) -> Any:
+    """What is connected, or `text` as the text encoder has it."""
+    if given is not None:
+        return given
+    if clip is None:
+        raise SettingsError(
+            f"Neither {name} nor clip is connected. Connect a CLIP Text Encode to {name}, or the checkpoint's CLIP to "
+            f"clip.",
+            field=name, value=None, limit="a prompt",
+        )  # fmt: skip
+    return clip.encode_from_tokens_scheduled(clip.tokenize(text))
 
 
 class ApplyDinoGuidance(io.ComfyNode):  # type: ignore[misc]

@@ -34,7 +34,7 @@ def image(generator):
 def upscaled(nodes, image, *, model=None, vae=None, positive=PLAIN, negative=PLAIN, **more):
     with torch.inference_mode():
         return nodes.DinoUpscale.execute(
-            image, model or Model(), vae or Vae(), positive, negative, **{**SETTINGS, **more}
+            image, model or Model(), vae or Vae(), **{**SETTINGS, "positive": positive, "negative": negative, **more}
         )
 
 
@@ -181,6 +181,33 @@ def test_no_two_of_a_nodes_inputs_and_outputs_share_a_name(nodes):
         schema = node.define_schema()
         names = [each.id for each in (*schema.inputs, *schema.outputs)]
         assert len(set(names)) == len(names)
+
+
+def test_workflows_of_the_node_it_descends_from_still_load(nodes, image):
+    schema = nodes.DinoUpscale.define_schema()
+    given = [
+        "scale_factor", "denoise", "tile_size", "sampler_name", "scheduler", "steps", "dino_enabled", "dino_strength",
+    ]  # fmt: skip
+    widgets = [each.id for each in schema.inputs if each.id not in ("image", "model", "vae")]
+    assert schema.node_id == "DINOUpscale" and widgets[:10] == [*given, "seed", "prompt"]
+    old = {**{name: SETTINGS[name] for name in given}, "tile_size": 512}
+    asked = []
+
+    class Clip:
+        def tokenize(self, text):
+            return text
+
+        def encode_from_tokens_scheduled(self, tokens):
+            asked.append(tokens)
+            return PLAIN
+
+    with torch.inference_mode():
+        made, _ = nodes.DinoUpscale.execute(
+            image, Model(), Vae(), clip=Clip(), prompt="a house", seed=2**64 - 1, **old
+        )
+    assert made.shape == (1, 80, 100, 3) and asked == ["a house", ""]
+    with pytest.raises(SettingsError, match="Neither positive nor clip is connected"):
+        nodes.DinoUpscale.execute(image, Model(), Vae(), **old)
 
 
 def test_guidance_holds_what_any_sampler_makes(nodes, image, host):

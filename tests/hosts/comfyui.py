@@ -106,7 +106,7 @@ class ComfyUI:
         }  # fmt: skip
         nodes = {
             **self.base(image),
-            "up": {"class_type": "DinoUpscale", "inputs": {**links, **PLAIN, "scheduler": self.scheduler, **settings}},
+            "up": {"class_type": "DINOUpscale", "inputs": {**links, **PLAIN, "scheduler": self.scheduler, **settings}},
             "out": {"class_type": "PreviewImage", "inputs": {"images": ["up", 0]}},
             "text": {"class_type": "PreviewAny", "inputs": {"source": ["up", 1]}},
         }

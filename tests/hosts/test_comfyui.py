@@ -31,9 +31,9 @@ def distance(a, b):
 
 
 def test_all_nodes_are_known_with_their_limits(comfyui):
-    for name in ("DinoUpscale", "ApplyDinoGuidance", "DinoDriftReport"):
+    for name in ("DINOUpscale", "ApplyDinoGuidance", "DinoDriftReport"):
         assert comfyui.call(f"/object_info/{name}")[name]["category"] == "image/upscaling"
-    inputs = comfyui.call("/object_info/DinoUpscale")["DinoUpscale"]["input"]["required"]
+    inputs = comfyui.call("/object_info/DINOUpscale")["DINOUpscale"]["input"]["required"]
     assert (inputs["dino_strength"][1]["min"], inputs["dino_strength"][1]["max"]) == (0, 1)
 
 
@@ -92,6 +92,19 @@ def test_it_gives_what_a_webui_gives(comfyui, request):
     )
     ours = comfyui.upscale(source, **shared, denoise=0.55, steps=11, seed=5, cfg=4.0).images()[0]
     assert max(most for _, most in ImageChops.difference(ours, theirs.image.convert("RGB")).getextrema()) <= 1
+
+
+def test_the_workflow_of_the_node_it_descends_from_still_runs(comfyui):
+    nodes = comfyui.workflow(picture(96, 72))
+    links = {"image": ["image", 0], "model": ["model", 0], "vae": ["model", 2], "clip": ["model", 1]}
+    old = {
+        "scale_factor": 2.0, "denoise": 0.2, "tile_size": 512, "sampler_name": "euler", "scheduler": comfyui.scheduler,
+        "steps": 2, "dino_enabled": True, "dino_strength": 0.5, "seed": 2**64 - 1, "prompt": "sharp",
+    }  # fmt: skip
+    nodes["up"]["inputs"] = {**links, **old}
+    made = comfyui.run(nodes)
+    assert made.ok, made.error
+    assert made.images()[0].size == (192, 144)
 
 
 def test_references_lend_by_strength(comfyui, photo):

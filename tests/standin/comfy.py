@@ -122,7 +122,8 @@ def make_modules():
     """The modules by name, as the extension imports them."""
     io = types.SimpleNamespace(
         ComfyNode=object, Schema=lambda **more: types.SimpleNamespace(**more), NodeOutput=lambda *values: values,
-        **dict.fromkeys(("Image", "Model", "Vae", "Conditioning", "Float", "Int", "Combo", "Boolean", "Mask"), _Kind),
+        **dict.fromkeys(("Image", "Model", "Vae", "Clip", "Conditioning"), _Kind),
+        **dict.fromkeys(("Float", "Int", "Combo", "Boolean", "Mask"), _Kind),
         String=types.SimpleNamespace(Input=_Input, Output=_Input),
     )
     state = types.SimpleNamespace(interrupt_after=None, seen=0, files={})
