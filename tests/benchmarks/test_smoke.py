@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from benchmarks import (
+    affinity,
     bound,
     contrast,
     denoise_map,
@@ -67,7 +68,13 @@ def test_benchmarks_keep_to_public_names(path):
     assert not re.search(r"from lib_dino.* import .*\b_[a-z]", text)
 
 
-def test_references(photos, tmp_path, capsys):
+def test_affinity(photos, capsys):
+    assert affinity.main([photos[0], *TINY]) == 0
+    assert "| DINO, places in a wrong order |" in capsys.readouterr().out
+
+
+def test_references(photos, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("lib_dino.references.matching.SIZES", (1.0,))
     rows = tmp_path / "rows.json"
     assert references.main([*photos, "--side", "64", "--factor", "2", "--views", "1", "--rows", str(rows)]) == 0
     assert "| 5 degrees, 1x, DINO |" in capsys.readouterr().out and len(json.loads(rows.read_text())) == 2

@@ -17,7 +17,10 @@ SIDE = 224
 
 @pytest.fixture(scope="module")
 def features():
-    return by_network(load_dinov2())
+    """DINO's, with references looked at in the two sizes that these views need; all seven are for test_matching."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lib_dino.references.matching.SIZES", (1.0, 2**0.5))
+        yield by_network(load_dinov2())
 
 
 @pytest.fixture(scope="module")
