@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import SettingsError
 from ..sampling.correction import Codec, Corrector
-from ..sampling.latent_codec import AutoencoderCodec, LatentCodec, described_map, noise_to_signal
+from ..sampling.latent_codec import AutoencoderCodec, LatentCodec, arbitrary_map, described_map, noise_to_signal
 from ..sampling.tile_model import TileBatch
 from .autoencoder import tiny_autoencoder
 
@@ -62,28 +62,28 @@ class ComfyTileModel:
 
     Args:
         model: ComfyUI's model patcher; it is never changed, only copies of it are.
-        vae: ComfyUI's autoencoder.
+        latents: what its latents mean.
         sampling: how tiles are sampled.
         seed: for samplers that draw noise of their own.
         on_preview: told of the predicted clean latents of every step.
 
     Raises:
-        SettingsError: the model has no latents of pictures, or a prompt carries what tiles cannot use.
+        SettingsError: a prompt carries what tiles cannot use.
     """
 
     def __init__(
-        self, model: Any, vae: Any, sampling: Sampling, *, seed: int, on_preview: Callable[[Tensor], None] | None = None
-    ) -> None:
-        self._model, self._vae, self._sampling, self._seed = model, vae, sampling, seed
+        self, model: Any, latents: Latents, sampling: Sampling, *, seed: int,
+        on_preview: Callable[[Tensor], None] | None = None,
+    ) -> None:  # fmt: skip
+        self._model, self._latents, self._sampling, self._seed = model, latents, sampling, seed
         self._on_preview = on_preview
         check(sampling.positive, "positive")
         check(sampling.negative, "negative")
-        self._latents = Latents(model, vae)
         self.name = type(model.model.model_config).__name__
-        self.channels, self.factor = self._latents.channels, self._latents.factor
+        self.channels, self.factor = latents.channels, latents.factor
         # Transformers look at two by two cells.
         self.multiple_px = self.factor * (2 if self.channels >= 16 else 1)
-        self.tile_px = 512 if type(self._latents.described).__name__ == "SD15" else 1024
+        self.tile_px = 512 if type(latents.described).__name__ == "SD15" else 1024
         self.fits_any_tile = False
 
     def calls(self, denoise: float, steps: int) -> int:
@@ -138,6 +138,9 @@ class Latents:
     Args:
         model: ComfyUI's model patcher.
         vae: ComfyUI's autoencoder.
+
+    Raises:
+        SettingsError: they are not of pictures.
     """
 
     def __init__(self, model: Any, vae: Any) -> None:
@@ -150,7 +153,7 @@ class Latents:
                 field="model", value=type(self.described).__name__, limit="an image model",
             )  # fmt: skip
         self.factor = int(vae.spacial_compression_encode())
-        self._colors = described_map(self.described)
+        self._colors = described_map(self.described) or arbitrary_map(self.channels)
         self._tiny = tiny_autoencoder(self.described)
 
     @property
@@ -169,15 +172,9 @@ class Latents:
             held = self._model.model.process_latent_in(latents)
             with torch.inference_mode(False):  # gradients are taken with it
                 source = (held.squeeze(2) if held.ndim == 5 else held).clone()
-        if self._tiny is not None and self._colors is not None:
+        if self._tiny is not None:
             return AutoencoderCodec(self._tiny, self._colors, self.factor, source)
-        if self._colors is not None:
-            return LatentCodec(self._colors, self.factor, source)
-        raise SettingsError(
-            f"No colours are known for the latents of {type(self.described).__name__}. Set consistency and DINO "
-            f"strength to 0, or use another model.",
-            field="model", value=type(self.described).__name__, limit="a model with a preview",
-        )  # fmt: skip
+        return LatentCodec(self._colors, self.factor, source)
 
     def encode(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] to latents as ComfyUI hands them on."""

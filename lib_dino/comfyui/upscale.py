@@ -58,12 +58,12 @@ def upscale(
     Returns:
         The results, likewise, and their reports as JSON.
     """
-    screen, results = Screen(model, len(pictures)), []
+    screen, latents, results = Screen(model, len(pictures)), Latents(model, vae), []
     lent = [] if references is None else images.pictures(references)
     with torch.inference_mode(False), torch.no_grad():
         for number, picture in enumerate(images.pictures(pictures)):
             seed = (settings.seed + number) % (MAX_SEED + 1)
-            tile_model = ComfyTileModel(model, vae, sampling, seed=seed, on_preview=screen.keep)
+            tile_model = ComfyTileModel(model, latents, sampling, seed=seed, on_preview=screen.keep)
             results.append(pipeline.upscale(
                 picture, settings.replace(seed=seed), references=lent, model=tile_model, progress=screen.show,
                 mask=images.mask_of(mask, number),

@@ -71,6 +71,12 @@ def described_map(described: Any) -> ColorMap | None:
     return ColorMap(table, unpacked=unpacked) if shown.shape[1] == len(factors) else None
 
 
+def arbitrary_map(channels: int) -> ColorMap:
+    """A fixed map for latents that nobody has colours for: it still tells whether estimate and source agree."""
+    table = torch.randn(channels + 1, 3, generator=torch.Generator().manual_seed(channels))
+    return ColorMap(table / (2 * float(channels) ** 0.5), known=False)
+
+
 class LatentCodec:
     """Latents of one batch of tiles, and pictures, by a linear map; see `correction.Codec`.
 

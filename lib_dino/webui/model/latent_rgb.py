@@ -6,7 +6,7 @@ from typing import Final
 
 import torch
 
-from ...sampling.latent_codec import ColorMap, described_map
+from ...sampling.latent_codec import ColorMap, arbitrary_map, described_map
 from .family import Model
 
 # Where the host has none: colour in [-1, 1] = latent channels times these, plus the last row; the tables ComfyUI and
@@ -49,6 +49,4 @@ def color_map(model: Model) -> ColorMap:
     rows = _RGB.get(_ALIKE.get(model.family, model.family), [])
     if len(rows) - 1 == model.channels:
         return ColorMap(torch.tensor(rows))
-    # Unknown latents: any fixed map still tells whether estimate and source agree.
-    table = torch.randn(model.channels + 1, 3, generator=torch.Generator().manual_seed(model.channels))
-    return ColorMap(table / (2 * float(model.channels) ** 0.5), known=False)
+    return arbitrary_map(model.channels)
