@@ -147,14 +147,13 @@ def borrow(
 ) -> Loans:
     """Find out what `references`, (1, 3, H, W) in [0, 1] each, can lend to `source` enlarged to `target_size`."""
     source_size = (source.shape[-2], source.shape[-1])
-    matcher = Matcher(source, features)
-    loans = []
+    matcher, loans = Matcher(source, features), []
+    factor = math.sqrt(math.prod(target_size) / math.prod(source_size))
     for number, reference in enumerate(references):
         for motion in matcher.motions(reference):
             if motion.scale < LEAST_SHARPER:
                 continue
             alignment = align(source, reference, motion)
-            factor = math.sqrt(math.prod(target_size) / math.prod(source_size))
             small = resize(reference, scaled(reference, min(1.0, factor / motion.scale)))
             loan = Loan(number, small, (reference.shape[-2], reference.shape[-1]), alignment, torch.zeros(1))
             loan = _agreed(loan, source, target_size)

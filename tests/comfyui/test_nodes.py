@@ -101,6 +101,15 @@ def test_flow_models_and_latents_with_frames_work(nodes, image):
     assert_close(frames, upscaled(nodes, image)[0], atol=1e-5, rtol=0)
 
 
+def test_latents_that_have_no_preview_are_held_at_the_end_alone(nodes, image):
+    class Unknown(Video):
+        latent_dimensions, latent_rgb_factors = 2, None
+
+    made = upscaled(nodes, image, model=Model(Unknown), consistency=1.0)[0]
+    small = resize(made.movedim(-1, 1), (40, 50))
+    assert float((small - image.movedim(-1, 1)).abs().mean()) < 0.02
+
+
 def test_a_tiny_autoencoder_on_disk_holds_tiles_closer(nodes, host, image):
     without = upscaled(nodes, image)[0]
     host.files = {"taesd_decoder.pth": "a", "taesd_encoder.pth": "b"}
